@@ -1,0 +1,45 @@
+# Everything runs in .venv, made by `make setup` from constraints.txt; nothing else is needed but Python >= 3.11, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= demo-data
+# Two spinning OpenMP threads on a shared machine are slower than one: wait passively.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help setup demo test lint format protos bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed  ## make .venv and install everything into it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup  ## run a stream of real tasks through the whole service (DATA=demo-data keeps it; run again to continue it)
+	$(BIN)/python examples/demo.py --data-dir $(DATA)
+
+test: setup  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: setup  ## ruff, mypy --strict, buf lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+
+format: setup  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: setup  ## regenerate the Python of the wire contract
+	$(BIN)/python protos/generate.py
+
+bench: setup  ## run the benchmarks, figures to results/
+	mkdir -p results
+	$(BIN)/python benchmarks/warm_start.py --json results/warm_start.json
+
+clean:  ## remove what make made, but not the demo's data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache results
