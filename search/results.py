@@ -1,0 +1,108 @@
+"""What goes into a search pipeline besides data, and what comes out: plain dataclasses, no torch.
+
+They are the `search` package's own words for what the wire calls `TasteResult`, `SourceDecision`, `EpochMetrics`,
+`Metrics` and `Cost`; field names agree, so that a worker can copy them over one by one. Accuracies are fractions in
+[0, 1], losses nats, times seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A stored supernet that the search may start from."""
+
+    version: str
+    ot_distance: float
+    weights: bytes  # safetensors, as `PipelineResult.weights`
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """One candidate's short trial on the target's data; `version` is empty for scratch."""
+
+    version: str
+    ot_distance: float
+    steps: tuple[int, ...]  # weight steps after which the two below were measured; 0 is before any training
+    val_accuracies: tuple[float, ...]
+    val_losses: tuple[float, ...]
+    chosen: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the search starts from, and why; `source` is empty for scratch."""
+
+    source: str
+    transfer_mode: str
+    reason: str
+    ot_distance: float = 0.0
+    tastes: tuple[Taste, ...] = ()
+    taste_steps: int = 0
+    taste_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch reports. `steps` are weight steps since the phase began (the taste's are not among them)."""
+
+    phase: str  # SEARCH or CHILD
+    epoch: int  # from 1
+    epochs: int  # at most
+    steps: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    alpha_entropy: float  # mean over edges, 1 is uniform and 0 decided
+    skip_count: int  # skip connections in the genotype
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResult:
+    """A finished search."""
+
+    weights: bytes  # the supernet: safetensors with one metadata key, `supernet`
+    child: bytes | None  # the child network: safetensors with one metadata key, `child`
+    genotype: str
+    val_accuracy: float
+    test_accuracy: float
+    child_val_accuracy: float
+    child_test_accuracy: float
+    child_parameters: int
+    alpha_entropy: float
+    skip_count: int
+    search_steps: int  # weight steps of the search, without the taste's
+    taste_steps: int
+    child_steps: int
+    search_seconds: float
+    taste_seconds: float
+    child_seconds: float
+    device: str
+
+
+class Listener:
+    """Hears of a search while it runs. Override what you need; all methods are called in the search's thread."""
+
+    def on_decision(self, d: Decision) -> None:
+        """Called once the source is decided, before the first epoch (not again after a resume)."""
+
+    def on_epoch(self, e: Epoch) -> None:
+        """Called at the end of every epoch of search and child."""
+
+    def on_checkpoint(self, data: bytes) -> None:
+        """Called after the decision and after every epoch with all that `run_pipeline` needs to go on."""
+
+    def on_message(self, text: str) -> None:
+        """Called with remarks for people, such as an early stop."""
+
+    def should_stop(self) -> bool:
+        """Polled before every step; True makes the pipeline raise `SearchCancelled`."""
+        return False

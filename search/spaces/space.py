@@ -1,0 +1,85 @@
+"""The typed, hashed description of a search space: which networks a supernet contains.
+
+`SearchSpace` holds numbers and names only and imports no torch, so that the server and a light client can validate
+and compare spaces. What the numbers mean is said by the space's `Family` (`search.spaces.family`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from search.errors import InvalidSearchSpace, SpaceMismatch
+
+__all__ = ["SearchSpace", "check_compatible", "check_ranges"]
+
+_RANGES: dict[str, tuple[int, int]] = {
+    "channels": (4, 256),
+    "cells": (1, 64),
+    "nodes": (1, 8),
+    "stem_stride": (1, 2),
+    "head_pool": (1, 16),
+    "resolution": (16, 256),
+}
+"""Smallest and largest value of each size. The upper ends keep a hostile request from planning a network that no
+machine can hold; the lower end of `channels` keeps every layer wide enough to be split in two (factorised reduction).
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """One search space. Build it with `make_space`, which fills in the family's defaults and validates.
+
+    The fields are those of the wire message `SearchSpace`, where each is explained.
+    """
+
+    family: str
+    channels: int  # channels of the first cell
+    cells: int  # per stage (nas-bench-201) or in all (darts)
+    nodes: int  # intermediate nodes of a cell
+    operations: tuple[str, ...]  # of every edge, in the order of the columns of α
+    stem_stride: int
+    head_pool: int  # side of the pooled feature map that the linear head sees; 1 is global average pooling
+    resolution: int  # largest image side in pixels
+    affine_batch_norm: bool  # whether the supernet's BatchNorm layers have a learnt scale and shift
+
+    @property
+    def id(self) -> str:
+        """`family:` and the first 16 hexadecimal digits of the sha256 of the canonical JSON of all fields."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return f"{self.family}:{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; `search.spaces.space_from_json` is the inverse."""
+        return {**asdict(self), "operations": list(self.operations)}
+
+
+def check_ranges(space: SearchSpace, *, field: str = "search_space") -> None:
+    """Raise `InvalidSearchSpace` if a size lies outside of its range."""
+    for name, (low, high) in _RANGES.items():
+        value = getattr(space, name)
+        if not low <= value <= high:
+            raise InvalidSearchSpace(
+                f"{name}={value} is not between {low} and {high}.",
+                remedy="Choose a value in that range, or 0 for the family's default.",
+                field=f"{field}.{name}",
+            )
+
+
+def check_compatible(source: SearchSpace, target: SearchSpace) -> None:
+    """Raise `SpaceMismatch`, naming the fields that differ, unless weights of `source` fit a supernet of `target`."""
+    if source.id == target.id:
+        return
+    differences = ", ".join(
+        f"{f.name} {getattr(source, f.name)!r} against {getattr(target, f.name)!r}"
+        for f in fields(SearchSpace)
+        if getattr(source, f.name) != getattr(target, f.name)
+    )
+    raise SpaceMismatch(
+        f"The source's search space {source.id} is not the target's {target.id}: {differences}.",
+        remedy="Search in the source's space, choose another source, or start from scratch.",
+        field="search_space",
+        metadata={"sourceSpace": source.id, "targetSpace": target.id},
+    )
