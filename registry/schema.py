@@ -36,6 +36,7 @@ __all__ = [
     "mlflow_versions",
     "outbox",
     "parents",
+    "registry_identity",
     "requests",
     "supernets",
     "uploads",
@@ -301,4 +302,12 @@ mlflow_versions = sa.Table(
     sa.Column("version", sa.String(128), primary_key=True),
     sa.Column("model_name", sa.Text, nullable=False),
     sa.Column("model_version", sa.Text, nullable=False),
+)
+
+registry_identity = sa.Table(
+    "registry_identity",
+    metadata,
+    # One row, made when it is first needed. Several registries may feed one tracking server under the same names.
+    sa.Column("row_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.String(36), nullable=False),
 )
