@@ -11,15 +11,16 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 __all__ = ["from_proto", "to_proto"]
+
+# Descriptors are `Any` here: the stubs type them as unions of the Python and the upb implementation, every attribute optional.
+Descriptor = Any
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
@@ -65,7 +66,7 @@ def from_proto(message: Message, resource: type[R]) -> R:
     return resource(**values)
 
 
-def _value_to_proto(value: Any, descriptor: FieldDescriptor) -> Any:
+def _value_to_proto(value: Any, descriptor: Descriptor) -> Any:
     if isinstance(value, datetime):
         stamp = Timestamp()
         stamp.FromDatetime(value.astimezone(UTC))
@@ -77,7 +78,7 @@ def _value_to_proto(value: Any, descriptor: FieldDescriptor) -> Any:
     return value
 
 
-def _value_from_proto(raw: Any, descriptor: FieldDescriptor, kind: Any) -> Any:
+def _value_from_proto(raw: Any, descriptor: Descriptor, kind: Any) -> Any:
     if isinstance(raw, Timestamp):
         return raw.ToDatetime(tzinfo=UTC)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
@@ -89,16 +90,25 @@ def _value_from_proto(raw: Any, descriptor: FieldDescriptor, kind: Any) -> Any:
     return raw
 
 
-def _enum_prefix(enum: EnumDescriptor) -> str:
+def _enum_prefix(enum: Descriptor) -> str:
     """`JOB_STATE_` for JobState: the zero value is always `<PREFIX>_UNSPECIFIED` (a buf lint rule)."""
     return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
 
 
-@cache
-def _field_types(resource: type) -> dict[str, tuple[Any, bool]]:
-    """Field name → (type without None, whether None is allowed)."""
+_FieldTypes = dict[str, tuple[Any, bool]]
+_known_field_types: dict[type, _FieldTypes] = {}
+
+
+def _field_types(resource: type) -> _FieldTypes:
+    """Field name → (type without None, whether None is allowed); looked up once for each class."""
+    if resource not in _known_field_types:
+        _known_field_types[resource] = _read_field_types(resource)
+    return _known_field_types[resource]
+
+
+def _read_field_types(resource: type) -> _FieldTypes:
     hints = get_type_hints(resource)
-    result: dict[str, tuple[Any, bool]] = {}
+    result: _FieldTypes = {}
     for item in dataclasses.fields(resource):
         hint = hints[item.name]
         if get_origin(hint) in (Union, UnionType):
