@@ -1,0 +1,136 @@
+"""One pass over the outbox: publish what is due, sort out what is refused, stop at the first sign of trouble."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from registry import failpoints
+from registry.catalog import Catalog
+from registry.catalog.outbox import OutboxRow
+from registry.publisher import backlog
+from registry.publisher.failures import is_missing, is_rejection
+from registry.publisher.models import ModelPublisher
+from registry.publisher.runs import RunPublisher
+from registry.publisher.store import TrackingStore, connect
+from search.errors import NotFound
+
+__all__ = ["Publisher", "Report"]
+
+PAGE_ROWS = 200
+RETRY_AFTER_S = 1.0
+"""How long a resource that failed waits at least; the process's own back-off comes on top."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one pass did.
+
+    Attributes:
+        published: outbox rows that are done.
+        refused: outbox rows that became dead letters.
+        trouble: why the pass stopped early; empty if it did not.
+    """
+
+    published: int = 0
+    refused: int = 0
+    trouble: str = ""
+
+
+class Publisher:
+    """Keeps MLflow in step with the catalog.
+
+    The outbox tells which resources changed; what is published is always their present state. Several rows of one
+    resource are therefore one piece of work, and doing it twice does no harm.
+    """
+
+    def __init__(self, catalog: Catalog, store: TrackingStore) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._connected: tuple[MlflowClient, RunPublisher, ModelPublisher] | None = None
+
+    def drain(self, should_stop: Callable[[], bool] = lambda: False) -> Report:
+        """Publish rows, oldest first, until none is due, `should_stop` says so, or MLflow cannot be reached."""
+        published = refused = 0
+        try:
+            _, runs, models = self._connect()
+            while rows := self._catalog.outbox.pending(limit=PAGE_ROWS):
+                for (topic, resource), row_ids in _by_resource(rows).items():
+                    if should_stop():
+                        return Report(published=published, refused=refused)
+                    if self._publish(runs if topic == "job" else models, resource, row_ids):
+                        published += len(row_ids)
+                    else:
+                        refused += len(row_ids)
+        except (MlflowException, OSError, OperationalError) as error:
+            # OperationalError: the catalog, or MLflow's own database, is locked or away for a moment.
+            return Report(published=published, refused=refused, trouble=_one_line(error))
+        return Report(published=published, refused=refused)
+
+    def rebuild(self) -> int:
+        """Queue everything anew for publishing; into a store that has it already, nothing is written twice."""
+        return backlog.refill(self._catalog.engine)
+
+    def _connect(self) -> tuple[MlflowClient, RunPublisher, ModelPublisher]:
+        if self._connected is None:
+            client = connect(self._store)
+            self._check_store(client)
+            registry_id = backlog.registry_id(self._catalog.engine)
+            runs = RunPublisher(client, self._store, self._catalog, registry_id)
+            self._connected = client, runs, ModelPublisher(client, self._catalog, runs, registry_id)
+        return self._connected
+
+    def _check_store(self, client: MlflowClient) -> None:
+        """Start from the beginning if this store has never heard of what was published before."""
+        run_id = backlog.any_run(self._catalog.engine)
+        if run_id is None:
+            return
+        try:
+            client.get_run(run_id)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            count = self.rebuild()
+            _logger.warning("%s is not the store published to before; %d entries again", self._store.public_uri, count)
+
+    def _publish(self, publisher: RunPublisher | ModelPublisher, resource: str, row_ids: list[int]) -> bool:
+        """Publish one resource; False if it was refused for good.
+
+        Raises:
+            MlflowException, OSError: MLflow cannot be reached; the rows wait.
+        """
+        try:
+            publisher.publish(resource)
+        except NotFound:
+            pass  # deleted since: nothing is left to tell
+        except SQLAlchemyError:
+            raise  # the catalog's own trouble says nothing about this resource
+        except Exception as error:
+            if not is_rejection(error) and isinstance(error, (MlflowException, OSError)):
+                self._catalog.outbox.defer(row_ids, RETRY_AFTER_S)
+                raise
+            # A refusal, or a fault of ours: either would stand in everybody's way for ever.
+            _logger.warning("given up on %s: %s", resource, _one_line(error), exc_info=not is_rejection(error))
+            backlog.bury(self._catalog.engine, row_ids, _one_line(error))
+            return False
+        failpoints.hit("publish.before_done")
+        self._catalog.outbox.done(row_ids)
+        return True
+
+
+def _by_resource(rows: list[OutboxRow]) -> dict[tuple[str, str], list[int]]:
+    grouped: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        grouped.setdefault((row.topic, row.resource), []).append(row.row_id)
+    return grouped
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

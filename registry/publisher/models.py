@@ -1,0 +1,163 @@
+"""Supernets as registered models, versions as model versions, the head as the alias `head`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from clients.resources import Supernet, SupernetVersion
+from registry import failpoints
+from registry.catalog import Catalog
+from registry.publisher.failures import Rejected, is_missing
+from registry.publisher.mapping import LABEL_TAG, TAG, label_tags, milliseconds, version_description, version_tags
+from registry.publisher.runs import RunPublisher
+from search.errors import NotFound
+
+__all__ = ["HEAD_ALIAS", "ModelPublisher"]
+
+HEAD_ALIAS = "head"
+PAGE_VERSIONS = 1000
+
+
+class ModelPublisher:
+    """Keeps the registered model of a supernet in step with the supernet.
+
+    MLflow's `create_model_version` is not idempotent, so what is there is listed first and told apart by our tag.
+    A create call whose answer was lost may still take effect after such a listing; the later twin is removed at the
+    next visit.
+    """
+
+    def __init__(self, client: MlflowClient, catalog: Catalog, runs: RunPublisher, registry_id: str) -> None:
+        self._client = client
+        self._catalog = catalog
+        self._runs = runs
+        self._registry_id = registry_id
+
+    def publish(self, supernet_name: str) -> None:
+        """Bring the registered model of `supernet_name` up to the supernet's present state, deleted included.
+
+        Raises:
+            MlflowException, Rejected: see `failures`; what was published stays, and is not repeated.
+        """
+        model_name = supernet_name.removeprefix("supernets/")
+        try:
+            supernet = self._catalog.supernets.get(supernet_name)
+        except NotFound:
+            if (model := self._model(model_name)) is not None and self._is_ours(model):
+                self._client.delete_registered_model(model_name)
+            return
+        self._ensure_model(model_name, supernet)
+        published = self._published(model_name)
+        for version in self._versions(supernet_name):
+            if version.name not in published:
+                published[version.name] = self._create_version(model_name, version)
+        self._point_head(model_name, published.get(supernet.head))
+
+    def _model(self, name: str) -> RegisteredModel | None:
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if is_missing(error):
+                return None
+            raise
+
+    def _is_ours(self, model: RegisteredModel) -> bool:
+        return bool(model.tags.get(f"{TAG}registry") == self._registry_id)
+
+    def _ensure_model(self, name: str, supernet: Supernet) -> None:
+        tags = {
+            f"{TAG}registry": self._registry_id,
+            f"{TAG}supernet": supernet.name,
+            f"{TAG}create_time": str(milliseconds(supernet.create_time)),
+            f"{TAG}space": "" if supernet.search_space is None else supernet.search_space.id,
+        }
+        tags |= label_tags(supernet.labels)
+        model = self._model(name)
+        if model is not None and not self._is_ours(model):
+            raise Rejected(
+                f"registered model {name!r} belongs to somebody else (tag {TAG}registry is "
+                f"{model.tags.get(f'{TAG}registry')!r}); rename it in MLflow, then publish with --rebuild"
+            )
+        if model is not None and model.tags.get(f"{TAG}create_time") != tags[f"{TAG}create_time"]:
+            # A supernet of this name was deleted, and another one created before the deletion was published.
+            self._client.delete_registered_model(name)
+            model = None
+        if model is None:
+            self._client.create_registered_model(name, tags=tags, description=supernet.description)
+            return
+        if (model.description or "") != supernet.description:
+            self._client.update_registered_model(name, supernet.description)
+        self._update_tags(name, model.tags, tags)
+
+    def _update_tags(self, name: str, present: dict[str, str], wanted: dict[str, str]) -> None:
+        for key, value in wanted.items():
+            if present.get(key) != value:
+                self._client.set_registered_model_tag(name, key, value)
+        for key in present:
+            if key.startswith(LABEL_TAG) and key not in wanted:
+                self._client.delete_registered_model_tag(name, key)
+
+    def _published(self, model_name: str) -> dict[str, str]:
+        """MLflow's version number of each version that is there already."""
+        numbers: dict[str, str] = {}
+        for number, version_name in sorted(self._listed(model_name)):
+            if version_name in numbers:
+                self._client.delete_model_version(model_name, str(number))
+            else:
+                numbers[version_name] = str(number)
+        return numbers
+
+    def _listed(self, model_name: str) -> Iterator[tuple[int, str]]:
+        token: str | None = None
+        while True:
+            page = self._client.search_model_versions(
+                f"name = '{model_name}'", max_results=PAGE_VERSIONS, page_token=token
+            )
+            for found in page:
+                if name := found.tags.get(f"{TAG}version"):
+                    yield int(found.version), name
+            token = page.token
+            if not token:
+                return
+
+    def _versions(self, supernet_name: str) -> list[SupernetVersion]:
+        """All versions, oldest first: then MLflow's numbers are the registry's."""
+        versions: list[SupernetVersion] = []
+        token = ""
+        while True:
+            page, token = self._catalog.supernets.list_versions(supernet_name, page_token=token)
+            versions += page
+            if not token:
+                return sorted(versions, key=lambda version: int(version.name.rpartition("/")[2]))
+
+    def _create_version(self, model_name: str, version: SupernetVersion) -> str:
+        run_id = self._runs.run_id(version.job)
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            self._runs.publish(version.job)  # the store was replaced: this makes the run anew
+            run = self._client.get_run(self._runs.run_id(version.job))
+        created = self._client.create_model_version(
+            model_name,
+            # The bytes stay in the registry (their digest is a tag). MLflow wants a place inside the run, and looks
+            # up `models:/` sources in a process-wide tracking URI instead of this client's.
+            source=run.info.artifact_uri,
+            run_id=run.info.run_id,
+            tags=version_tags(version),
+            description=version_description(version),
+        )
+        failpoints.hit("publish.version_created")
+        return str(created.version)
+
+    def _point_head(self, model_name: str, number: str | None) -> None:
+        aliases = self._client.get_registered_model(model_name).aliases
+        present = aliases.get(HEAD_ALIAS)
+        if number is not None and str(present) != number:
+            self._client.set_registered_model_alias(model_name, HEAD_ALIAS, number)
+        elif number is None and present is not None:
+            self._client.delete_registered_model_alias(model_name, HEAD_ALIAS)

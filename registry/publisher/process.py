@@ -1,0 +1,160 @@
+"""The publisher process: passes over the outbox, with a back-off of its own, until it is told to stop.
+
+It may be killed at any moment; the next one goes on where MLflow's own content says it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.catalog import Catalog
+from registry.publisher.backlog import dead_letters
+from registry.publisher.store import tracking_store
+from registry.settings import Settings
+from search.errors import OptionalDependency, SupernetRegistryError
+
+if TYPE_CHECKING:
+    from registry.publisher.drain import Publisher
+
+__all__ = ["Backoff", "main", "run_until_stopped"]
+
+POLL_S = 1.0
+"""Pause between two looks at an empty outbox: an indexed query on a local file."""
+PARENT_POLL_S = 1.0
+
+_logger = logging.getLogger("registry.publisher")
+
+
+class Backoff:
+    """Doubling pauses from 1 s to 5 min, back to the first one after a success."""
+
+    FIRST_S, LONGEST_S = 1.0, 300.0
+
+    def __init__(self) -> None:
+        self._next_s = self.FIRST_S
+
+    def reset(self) -> None:
+        """Something worked."""
+        self._next_s = self.FIRST_S
+
+    def pause_s(self) -> float:
+        """Seconds to wait now."""
+        pause, self._next_s = self._next_s, min(2 * self._next_s, self.LONGEST_S)
+        return pause
+
+
+def run_until_stopped(publisher: Publisher, stop: threading.Event) -> None:
+    """Publish what comes, until `stop` is set."""
+    backoff = Backoff()
+    while not stop.is_set():
+        report = publisher.drain(stop.is_set)
+        if report.published:
+            backoff.reset()
+        if report.trouble:
+            pause_s = backoff.pause_s()
+            _logger.warning("MLflow is out of reach, next try in %.0f s: %s", pause_s, report.trouble)
+            stop.wait(pause_s)
+        else:
+            backoff.reset()
+            stop.wait(POLL_S)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of `python -m registry.publisher`.
+
+    Returns:
+        0; or with --once 6 if entries still wait because MLflow is out of reach, 4 if some were refused for good.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        publisher_type = _publisher_type()
+        settings = Settings(data_dir=arguments.data_dir)
+        store = tracking_store(settings.data_dir, arguments.tracking_uri or settings.mlflow_tracking_uri)
+        if arguments.exit_with_parent:
+            _exit_with_parent()
+        catalog = Catalog.open(settings)
+        try:
+            publisher = publisher_type(catalog, store)
+            if arguments.rebuild:
+                _logger.info("%d entries queued again", publisher.rebuild())
+            with _only_one(settings.data_dir / "publisher.lock"):
+                return _run(publisher, catalog, once=arguments.once)
+        finally:
+            catalog.close()
+    except SupernetRegistryError as error:
+        _logger.error("%s", error)
+        return error.exit_code
+
+
+def _publisher_type() -> type[Publisher]:
+    try:
+        from registry.publisher.drain import Publisher
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mlflow":
+            raise
+        raise OptionalDependency(
+            "MLflow is not installed.", remedy='Install "supernet-registry[mlflow]", or serve with --no-mlflow.'
+        ) from error
+    return Publisher
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m registry.publisher", description="Keeps MLflow in step.")
+    parser.add_argument("--data-dir", type=Path, required=True, help="data folder of the registry")
+    parser.add_argument("--tracking-uri", help="MLflow tracking server or database; default: SQLite in the data folder")
+    parser.add_argument("--once", action="store_true", help="publish what waits, then exit")
+    parser.add_argument("--rebuild", action="store_true", help="first queue every job and supernet again")
+    parser.add_argument("--exit-with-parent", action="store_true", help="exit when the process that started this dies")
+    return parser
+
+
+def _run(publisher: Publisher, catalog: Catalog, *, once: bool) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if not once:
+        run_until_stopped(publisher, stop)
+        return 0
+    report = publisher.drain(stop.is_set)
+    for letter in dead_letters(catalog.engine):
+        _logger.warning("refused: %s: %s", letter.resource, letter.reason)
+    if report.trouble:
+        _logger.error("MLflow is out of reach: %s", report.trouble)
+        return 6
+    return 4 if report.refused else 0
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Wait until no other publisher works on this data folder; the kernel frees the lock of a dead one."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _logger.info("another publisher works on this data folder; waiting until it has ended")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _exit_with_parent() -> None:
+    """Leave when the parent is gone, even in the middle of a hanging call: being killed is always safe here."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        pause = threading.Event()
+        while os.getppid() == parent:
+            pause.wait(PARENT_POLL_S)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
