@@ -42,8 +42,11 @@ class Settings(BaseSettings):
     encoder: str = "pixels"
     """Encoder whose sketches this registry compares: `pixels` or `torchvision:<model>`."""
 
-    encoder_weights: Path | None = None
-    """Local file with the weights of a `torchvision:` encoder."""
+    encoder_id: str = ""
+    """Id of the encoder; required for `torchvision:`, which the server does not load; else checked if given."""
+
+    encoder_dimension: Annotated[int, Field(ge=0)] = 0
+    """Features of the encoder; required for `torchvision:`."""
 
     # Nearest-source queries
     shortlist_size: Annotated[int, Field(ge=1, le=256)] = 16
@@ -87,7 +90,10 @@ class Settings(BaseSettings):
 
     # The server process
     rpc_threads: PositiveInt = 16
-    """Threads that run catalog calls and nearest-source queries."""
+    """Threads that run catalog calls."""
+
+    slow_rpc_threads: PositiveInt = 8
+    """Threads that run nearest-source queries, checks of sketches and weights, and blob transfers."""
 
     drain_seconds: Seconds = 10.0
     """After SIGTERM, running calls get so long to finish."""
@@ -103,7 +109,7 @@ class Settings(BaseSettings):
     """PEM private key of the server."""
 
     tokens_file: Path | None = None
-    """JSON file `{sha256 of a token: role}` with roles reader, writer, worker, admin."""
+    """Text file with a line `NAME ROLE SHA256` for each token; see `registry.server.auth`."""
 
     # MLflow
     mlflow_tracking_uri: str | None = None
