@@ -5,13 +5,23 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from clients.errors import DeadlineExceeded, SupernetRegistryError, TryLater, UploadIncomplete, WrongOffset
+from clients.errors import (
+    DeadlineExceeded,
+    DiskFull,
+    QuotaExceeded,
+    SupernetRegistryError,
+    TryLater,
+    UploadIncomplete,
+    WrongOffset,
+)
 
 __all__ = ["Backoff", "is_outage"]
 
 
 def is_outage(error: SupernetRegistryError) -> bool:
-    """Whether the call may succeed later although nothing was decided now: the server is away, busy or slow."""
+    """Whether nothing was decided and the server is only away, busy or slow. A full disk is a decision."""
+    if isinstance(error, (DiskFull, QuotaExceeded)):
+        return False
     return isinstance(error, (TryLater, DeadlineExceeded))
 
 

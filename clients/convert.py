@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from types import UnionType
+from types import GenericAlias, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from google.protobuf.message import Message
@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 __all__ = ["from_proto", "to_proto"]
 
-# Descriptors are `Any` here: the stubs type them as unions of the Python and the upb implementation, every attribute optional.
+# `Any`: the stubs make descriptors unions of the Python and the upb implementation, every attribute optional.
 Descriptor = Any
 
 M = TypeVar("M", bound=Message)
@@ -56,7 +56,7 @@ def from_proto(message: Message, resource: type[R]) -> R:
         raw = getattr(message, name)
         if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
             values[name] = dict(raw)
-        elif get_origin(kind) is tuple:
+        elif isinstance(kind, GenericAlias):
             item = get_args(kind)[0]
             values[name] = tuple(_value_from_proto(entry, descriptor, item) for entry in raw)
         elif optional and not message.HasField(name):

@@ -1,0 +1,308 @@
+"""One attempt at a search job, step by step: images, checkpoint, candidates, search, write-back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+
+from clients._lease_keeper import LeaseKeeper
+from clients._prepare import space_descriptor
+from clients.errors import (
+    BlobCorrupt,
+    DigestMismatch,
+    ImagesMissing,
+    NotFound,
+    SearchCancelled,
+    SupernetRegistryError,
+)
+from clients.registry_client import RegistryClient
+from clients.resources import (
+    AbandonOutcome,
+    Cost,
+    EpochMetrics,
+    JobError,
+    JobEvent,
+    Metrics,
+    NearestSources,
+    Phase,
+    SearchJob,
+    SearchSpec,
+    SourceCandidate,
+    SourceDecision,
+    SourcePolicy,
+    SupernetVersion,
+    TasteResult,
+    TransferMode,
+)
+from search.recipe import Recipe
+from search.results import Candidate, Decision, Epoch, Listener, PipelineResult
+from search.spaces import SearchSpace, space_from_fields
+from search.tasks import ImageDataset
+
+__all__ = ["Attempt", "choose_candidates"]
+
+_log = logging.getLogger(__name__)
+
+_QUERY_TOP_K = 100
+"""Candidates asked for: several versions may share a dataset, and only the nearest of each is tasted."""
+
+
+class Attempt:
+    """One attempt at a job, step by step."""
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        keeper: LeaseKeeper,
+        job: SearchJob,
+        device: str,
+        on_event: Callable[[JobEvent], None] | None,
+    ) -> None:
+        self._client = client
+        self._keeper = keeper
+        self._job = job
+        self._spec = job.spec or SearchSpec()
+        self._device = device
+        self._on_event = on_event
+        self._novel = False
+
+    def run(self, checkpoint_blob: str, dataset: ImageDataset | None) -> SupernetVersion:
+        from search.pipeline import run_pipeline
+
+        spec = self._spec
+        space = space_from_fields(spec.search_space)
+        recipe = Recipe.for_space(space).override(
+            epochs=spec.epochs,
+            patience=spec.patience,
+            batch_size=spec.batch_size,
+            child_epochs=spec.child_epochs,
+            taste_share=spec.taste_share,
+            taste_candidates=spec.taste_candidates,
+        )
+        data = self._images() if dataset is None else self._checked(dataset)
+        checkpoint = self._checkpoint(checkpoint_blob)
+        candidates = self._candidates(space, recipe) if checkpoint is None else []
+        result = run_pipeline(
+            data,
+            space,
+            recipe,
+            seed=spec.seed,
+            candidates=candidates,
+            taste=spec.source_policy is not SourcePolicy.VERSION,
+            transfer_mode=_transfer_mode(spec).value,
+            device=self._device,
+            checkpoint=checkpoint,
+            listener=_Reporter(self),
+        )
+        self._keeper.flush()
+        return self._write_back(result)
+
+    def report(self, event: JobEvent) -> None:
+        """Queue an event for the registry and tell the caller."""
+        self._keeper.send(event)
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def report_decision(self, decision: Decision) -> None:
+        """Report which source was chosen, with the query's verdict on novelty."""
+        self.report(JobEvent(decision=_decision_resource(decision, novel=self._novel)))
+
+    @property
+    def keeper(self) -> LeaseKeeper:
+        return self._keeper
+
+    def stopped(self, error: SearchCancelled) -> None:
+        """The search stopped before its end: say why, and leave the job as its owner would want it."""
+        if self._keeper.lost:
+            _log.warning("%s: the lease is lost; this attempt has no effect", self._job.name)
+        elif self._keeper.cancelled:
+            _log.info("%s: cancelled", self._job.name)
+            self.abandon(AbandonOutcome.CANCELLED)
+        else:
+            try:
+                self._keeper.flush()
+            except SearchCancelled:
+                _log.warning("%s: left without handing in the last checkpoint", self._job.name)
+            except SupernetRegistryError as refused:
+                self.abandon(AbandonOutcome.FAILED, JobError(reason=refused.reason, message=str(refused)))
+                return
+            _log.info("%s: given back to the queue: %s", self._job.name, error)
+            self.abandon(AbandonOutcome.REQUEUE)
+
+    def abandon(self, outcome: AbandonOutcome, error: JobError | None = None) -> None:
+        """End the attempt. Failing to say so is harmless: the lease runs out."""
+        try:
+            self._keeper.persist(lambda: self._client.abandon_search_job(self._keeper.lease, outcome, error))
+        except SupernetRegistryError as refused:
+            _log.warning("%s: could not report %s: %s", self._job.name, outcome.value, refused)
+
+    # Inputs
+
+    def _images(self) -> ImageDataset:
+        dataset = self._keeper.persist(lambda: self._client.get_dataset(self._job.dataset))
+        if not dataset.images_blob:
+            raise ImagesMissing(
+                f"The registry holds no images of {dataset.name} ({dataset.display_name}).",
+                remedy="Upload them (`register_dataset`), or run the job where they are (`search --here`).",
+                field="dataset",
+            )
+        data = self._keeper.persist(lambda: self._client.download_blob(dataset.images_blob))
+        images = ImageDataset.from_bytes(data, name=dataset.display_name)
+        if images.digest != dataset.digest:
+            raise DigestMismatch(
+                f"The images in {dataset.images_blob} are not those of {dataset.name}.",
+                remedy="Upload the dataset's own images.",
+                field="dataset.images_blob",
+            )
+        return images
+
+    def _checked(self, dataset: ImageDataset) -> ImageDataset:
+        """A dataset given locally must be the one that the job is about."""
+        registered = self._keeper.persist(lambda: self._client.get_dataset(self._job.dataset))
+        if registered.digest != dataset.digest:
+            raise DigestMismatch(
+                f"The dataset at hand is not {registered.name} ({registered.display_name}).",
+                remedy="Give the dataset that the job was submitted with.",
+                field="dataset",
+            )
+        return dataset
+
+    def _checkpoint(self, blob: str) -> bytes | None:
+        if not blob:
+            return None
+        try:
+            return self._keeper.persist(lambda: self._client.download_blob(blob))
+        except (BlobCorrupt, DigestMismatch, NotFound) as error:
+            self.report(JobEvent(message=f"The checkpoint cannot be read, so the search begins again. {error}"))
+            return None
+
+    def _candidates(self, space: SearchSpace, recipe: Recipe) -> list[Candidate]:
+        """What the search may start from, by the job's source policy; also notes whether the task is novel."""
+        spec = self._spec
+        if spec.source_policy is SourcePolicy.SCRATCH or _transfer_mode(spec) is TransferMode.SCRATCH:
+            return []
+        found = self._query(space)
+        self._novel = found.novel
+        if spec.source_policy is SourcePolicy.VERSION:
+            name = spec.source_version
+            distance = next((c.ot_distance for c in found.candidates if c.version == name), 0.0)
+            return [self._download(name, distance)]
+        candidates = []
+        for chosen in choose_candidates(found, recipe.taste_candidates):
+            try:
+                candidates.append(self._download(chosen.version, chosen.ot_distance))
+            except (BlobCorrupt, DigestMismatch, NotFound) as error:  # one bad blob must not stop the others
+                self.report(JobEvent(message=f"{chosen.version} is not tasted: its weights cannot be read. {error}"))
+        return candidates
+
+    def _query(self, space: SearchSpace) -> NearestSources:
+        dataset = self._keeper.persist(lambda: self._client.get_dataset(self._job.dataset))
+        return self._keeper.persist(
+            lambda: self._client.query_nearest_sources(
+                self._job.dataset,
+                top_k=_QUERY_TOP_K,
+                search_space=space_descriptor(space),
+                min_index_sequence=dataset.index_sequence,
+            )
+        )
+
+    def _download(self, version: str, ot_distance: float) -> Candidate:
+        resource = self._keeper.persist(lambda: self._client.get_version(version))
+        weights = self._keeper.persist(lambda: self._client.download_blob(resource.weights_blob))
+        return Candidate(version=resource.name, ot_distance=ot_distance, weights=weights)
+
+    # Result
+
+    def _write_back(self, result: PipelineResult) -> SupernetVersion:
+        """Upload the result's blobs and complete the job; both may be repeated without harm."""
+
+        def upload_and_complete() -> tuple[SupernetVersion, bool]:
+            weights = self._client.upload_blob(result.weights)
+            child = self._client.upload_blob(result.child) if result.child is not None else ""
+            draft = _version_resource(result, weights, child)
+            return self._client.complete_search_job(self._keeper.lease, draft)
+
+        version, head_moved = self._keeper.persist(upload_and_complete)
+        _log.info("%s: wrote %s%s", self._job.name, version.name, " (the head had moved)" if head_moved else "")
+        return version
+
+
+class _Reporter(Listener):
+    """Turns what the pipeline tells into events of the job."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def on_decision(self, d: Decision) -> None:
+        self._attempt.report_decision(d)
+
+    def on_epoch(self, e: Epoch) -> None:
+        self._attempt.report(JobEvent(epoch=EpochMetrics(**{**asdict(e), "phase": Phase(e.phase)})))
+
+    def on_checkpoint(self, data: bytes) -> None:
+        self._attempt.keeper.send_checkpoint(data)
+
+    def on_message(self, text: str) -> None:
+        self._attempt.report(JobEvent(message=text))
+
+    def should_stop(self) -> bool:
+        return self._attempt.keeper.should_stop()
+
+
+def choose_candidates(found: NearestSources, limit: int) -> list[SourceCandidate]:
+    """Which candidates are worth a taste: eligible ones, the best of each dataset, the task's own dataset first."""
+    best_of_dataset: dict[str, SourceCandidate] = {}
+    for candidate in found.candidates:
+        if candidate.eligible and candidate.compatible:
+            best_of_dataset.setdefault(candidate.dataset, candidate)
+    ranked = sorted(
+        best_of_dataset.values(), key=lambda candidate: not candidate.same_dataset
+    )  # stable: keeps the rank
+    return ranked[:limit]
+
+
+def _transfer_mode(spec: SearchSpec) -> TransferMode:
+    if spec.transfer_mode is TransferMode.UNSPECIFIED:
+        return TransferMode.WEIGHTS_AND_ALPHAS
+    return spec.transfer_mode
+
+
+def _decision_resource(decision: Decision, *, novel: bool) -> SourceDecision:
+    return SourceDecision(
+        source=decision.source,
+        transfer_mode=TransferMode(decision.transfer_mode),
+        reason=decision.reason,
+        ot_distance=decision.ot_distance,
+        novel=novel,
+        tastes=tuple(TasteResult(**asdict(taste)) for taste in decision.tastes),
+        taste_steps=decision.taste_steps,
+        taste_seconds=decision.taste_seconds,
+    )
+
+
+def _version_resource(result: PipelineResult, weights_blob: str, child_blob: str) -> SupernetVersion:
+    return SupernetVersion(
+        weights_blob=weights_blob,
+        weights_size_bytes=len(result.weights),
+        child_blob=child_blob,
+        genotype=result.genotype,
+        metrics=Metrics(
+            val_accuracy=result.val_accuracy,
+            test_accuracy=result.test_accuracy,
+            child_val_accuracy=result.child_val_accuracy,
+            child_test_accuracy=result.child_test_accuracy,
+            child_parameters=result.child_parameters,
+            alpha_entropy=result.alpha_entropy,
+            skip_count=result.skip_count,
+        ),
+        cost=Cost(
+            search_steps=result.search_steps,
+            taste_steps=result.taste_steps,
+            child_steps=result.child_steps,
+            search_seconds=result.search_seconds,
+            taste_seconds=result.taste_seconds,
+            child_seconds=result.child_seconds,
+            device=result.device,
+        ),
+    )
