@@ -159,19 +159,21 @@ class MlflowLinks:
         """Insert or replace."""
         self._save(mlflow_runs, mlflow_runs.c.job == run.job, asdict(run))
 
-    def version(self, version: str) -> MlflowVersion | None:
-        """The model version of a supernet version."""
-        row = self._find(mlflow_versions.c.version == version, mlflow_versions)
-        return MlflowVersion(**row) if row else None
+    def versions(self, model_name: str) -> dict[str, str]:
+        """MLflow's number of every version that has been published to a registered model."""
+        table = mlflow_versions
+        query = sa.select(table.c.version, table.c.model_version).where(table.c.model_name == model_name)
+        with transaction(self._engine, write=False) as connection:
+            return {row.version: row.model_version for row in connection.execute(query)}
 
     def save_version(self, link: MlflowVersion) -> None:
         """Insert or replace."""
         self._save(mlflow_versions, mlflow_versions.c.version == link.version, asdict(link))
 
-    def forget_version(self, version: str) -> None:
-        """Remove, after the model version was deleted."""
+    def forget_versions(self, model_name: str) -> None:
+        """Remove, after the registered model was deleted."""
         with transaction(self._engine) as connection:
-            connection.execute(mlflow_versions.delete().where(mlflow_versions.c.version == version))
+            connection.execute(mlflow_versions.delete().where(mlflow_versions.c.model_name == model_name))
 
     def _find(self, key: sa.ColumnElement[bool], table: sa.Table) -> dict[str, Any] | None:
         with transaction(self._engine, write=False) as connection:

@@ -18,7 +18,7 @@ from registry.publisher.failures import is_missing, is_rejection
 from registry.publisher.models import ModelPublisher
 from registry.publisher.runs import RunPublisher
 from registry.publisher.store import TrackingStore, connect
-from search.errors import NotFound
+from search.errors import NotFound, TryLater
 
 __all__ = ["Publisher", "Report"]
 
@@ -35,7 +35,7 @@ class Report:
 
     Attributes:
         published: outbox rows that are done.
-        refused: outbox rows that became dead letters.
+        refused: outbox rows that were given up; `Outbox.dead` has the reasons.
         trouble: why the pass stopped early; empty if it did not.
     """
 
@@ -69,8 +69,8 @@ class Publisher:
                         published += len(row_ids)
                     else:
                         refused += len(row_ids)
-        except (MlflowException, OSError, OperationalError) as error:
-            # OperationalError: the catalog, or MLflow's own database, is locked or away for a moment.
+        except (MlflowException, OSError, OperationalError, TryLater) as error:
+            # The last two: the catalog, or MLflow's own database, is locked or away for a moment.
             return Report(published=published, refused=refused, trouble=_one_line(error))
         return Report(published=published, refused=refused)
 
@@ -82,7 +82,7 @@ class Publisher:
         if self._connected is None:
             client = connect(self._store)
             self._check_store(client)
-            registry_id = backlog.registry_id(self._catalog.engine)
+            registry_id = self._catalog.mlflow_links.registry_id()
             runs = RunPublisher(client, self._store, self._catalog, registry_id)
             self._connected = client, runs, ModelPublisher(client, self._catalog, runs, registry_id)
         return self._connected
@@ -110,7 +110,7 @@ class Publisher:
             publisher.publish(resource)
         except NotFound:
             pass  # deleted since: nothing is left to tell
-        except SQLAlchemyError:
+        except (SQLAlchemyError, TryLater):
             raise  # the catalog's own trouble says nothing about this resource
         except Exception as error:
             if not is_rejection(error) and isinstance(error, (MlflowException, OSError)):
@@ -118,7 +118,7 @@ class Publisher:
                 raise
             # A refusal, or a fault of ours: either would stand in everybody's way for ever.
             _logger.warning("given up on %s: %s", resource, _one_line(error), exc_info=not is_rejection(error))
-            backlog.bury(self._catalog.engine, row_ids, _one_line(error))
+            self._catalog.outbox.bury(row_ids, _one_line(error))
             return False
         failpoints.hit("publish.before_done")
         self._catalog.outbox.done(row_ids)

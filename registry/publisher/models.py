@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -11,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from clients.resources import Supernet, SupernetVersion
 from registry import failpoints
 from registry.catalog import Catalog
+from registry.catalog.outbox import MlflowVersion
 from registry.publisher.failures import Rejected, is_missing
 from registry.publisher.mapping import LABEL_TAG, TAG, label_tags, milliseconds, version_description, version_tags
 from registry.publisher.runs import RunPublisher
@@ -25,9 +24,8 @@ PAGE_VERSIONS = 1000
 class ModelPublisher:
     """Keeps the registered model of a supernet in step with the supernet.
 
-    MLflow's `create_model_version` is not idempotent, so what is there is listed first and told apart by our tag.
-    A create call whose answer was lost may still take effect after such a listing; the later twin is removed at the
-    next visit.
+    MLflow's `create_model_version` is not idempotent: what the catalog remembers as published is skipped, and for the
+    rest MLflow is searched by our tag before anything is created.
     """
 
     def __init__(self, client: MlflowClient, catalog: Catalog, runs: RunPublisher, registry_id: str) -> None:
@@ -46,15 +44,23 @@ class ModelPublisher:
         try:
             supernet = self._catalog.supernets.get(supernet_name)
         except NotFound:
-            if (model := self._model(model_name)) is not None and self._is_ours(model):
-                self._client.delete_registered_model(model_name)
+            self._delete(model_name)
             return
         self._ensure_model(model_name, supernet)
-        published = self._published(model_name)
+        published = self._catalog.mlflow_links.versions(model_name)
         for version in self._versions(supernet_name):
             if version.name not in published:
-                published[version.name] = self._create_version(model_name, version)
+                published[version.name] = number = self._find_or_create_version(model_name, version)
+                self._catalog.mlflow_links.save_version(
+                    MlflowVersion(version=version.name, model_name=model_name, model_version=number)
+                )
         self._point_head(model_name, published.get(supernet.head))
+
+    def _delete(self, model_name: str) -> None:
+        model = self._model(model_name)
+        if model is not None and self._is_ours(model):
+            self._client.delete_registered_model(model_name)
+        self._catalog.mlflow_links.forget_versions(model_name)
 
     def _model(self, name: str) -> RegisteredModel | None:
         try:
@@ -83,9 +89,10 @@ class ModelPublisher:
             )
         if model is not None and model.tags.get(f"{TAG}create_time") != tags[f"{TAG}create_time"]:
             # A supernet of this name was deleted, and another one created before the deletion was published.
-            self._client.delete_registered_model(name)
+            self._delete(name)
             model = None
         if model is None:
+            self._catalog.mlflow_links.forget_versions(name)
             self._client.create_registered_model(name, tags=tags, description=supernet.description)
             return
         if (model.description or "") != supernet.description:
@@ -100,40 +107,22 @@ class ModelPublisher:
             if key.startswith(LABEL_TAG) and key not in wanted:
                 self._client.delete_registered_model_tag(name, key)
 
-    def _published(self, model_name: str) -> dict[str, str]:
-        """MLflow's version number of each version that is there already."""
-        numbers: dict[str, str] = {}
-        for number, version_name in sorted(self._listed(model_name)):
-            if version_name in numbers:
-                self._client.delete_model_version(model_name, str(number))
-            else:
-                numbers[version_name] = str(number)
-        return numbers
-
-    def _listed(self, model_name: str) -> Iterator[tuple[int, str]]:
-        token: str | None = None
-        while True:
-            page = self._client.search_model_versions(
-                f"name = '{model_name}'", max_results=PAGE_VERSIONS, page_token=token
-            )
-            for found in page:
-                if name := found.tags.get(f"{TAG}version"):
-                    yield int(found.version), name
-            token = page.token
-            if not token:
-                return
-
     def _versions(self, supernet_name: str) -> list[SupernetVersion]:
         """All versions, oldest first: then MLflow's numbers are the registry's."""
         versions: list[SupernetVersion] = []
         token = ""
         while True:
-            page, token = self._catalog.supernets.list_versions(supernet_name, page_token=token)
+            page, token = self._catalog.supernets.list_versions(
+                supernet_name, page_size=PAGE_VERSIONS, page_token=token
+            )
             versions += page
             if not token:
                 return sorted(versions, key=lambda version: int(version.name.rpartition("/")[2]))
 
-    def _create_version(self, model_name: str, version: SupernetVersion) -> str:
+    def _find_or_create_version(self, model_name: str, version: SupernetVersion) -> str:
+        found = self._client.search_model_versions(f"name = '{model_name}' and tags.`{TAG}version` = '{version.name}'")
+        if found:
+            return str(min(int(twin.version) for twin in found))
         run_id = self._runs.run_id(version.job)
         try:
             run = self._client.get_run(run_id)

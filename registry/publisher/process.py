@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.catalog import Catalog
-from registry.publisher.backlog import dead_letters
 from registry.publisher.store import tracking_store
 from registry.settings import Settings
 from search.errors import OptionalDependency, SupernetRegistryError
@@ -127,8 +126,8 @@ def _run(publisher: Publisher, catalog: Catalog, *, once: bool) -> int:
         run_until_stopped(publisher, stop)
         return 0
     report = publisher.drain(stop.is_set)
-    for letter in dead_letters(catalog.engine):
-        _logger.warning("refused: %s: %s", letter.resource, letter.reason)
+    for row in catalog.outbox.dead():
+        _logger.warning("refused: %s: %s", row.resource, row.dead_reason)
     if report.trouble:
         _logger.error("MLflow is out of reach: %s", report.trouble)
         return 6
