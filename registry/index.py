@@ -172,9 +172,7 @@ class EmbeddingIndex:
             main = _flat_index(self._dimension, kept | delta)
             self._state = _State(sequence, main, _flat_index(self._dimension, {}), {}, frozenset(), names)
         else:
-            self._state = _State(
-                sequence, old.main, _flat_index(self._dimension, delta), delta, frozenset(gone), names
-            )
+            self._state = _State(sequence, old.main, _flat_index(self._dimension, delta), delta, frozenset(gone), names)
 
 
 def _checked(vector: NDArray[np.float32], dimension: int, *, field: str) -> NDArray[np.float32]:

@@ -28,8 +28,9 @@ STATUS_KEY = "grpc-status-details-bin"
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_MESSAGE = 1000
-"""Characters. Trailing metadata is limited to 8 KiB, and a message may quote what the caller sent."""
+_LONGEST_TEXT_BYTES = 600
+"""gRPC gives trailing metadata 8 KiB in all, in which a message appears percent-encoded (up to three times as long)
+and once more in base64. A message may quote what the caller sent, so it must be cut somewhere."""
 
 
 def as_registry_error(error: BaseException, *, where: str) -> SupernetRegistryError:
@@ -111,6 +112,8 @@ def _printable(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _shortened(text: str) -> str:
-    # Lone surrogates cannot be serialised to protobuf.
-    clean = text.encode("utf-8", "replace").decode("utf-8")
-    return clean if len(clean) <= _LONGEST_MESSAGE else clean[:_LONGEST_MESSAGE] + "…"
+    # "replace": lone surrogates cannot be serialised to protobuf.
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= _LONGEST_TEXT_BYTES:
+        return encoded.decode()
+    return encoded[:_LONGEST_TEXT_BYTES].decode("utf-8", "ignore") + "…"

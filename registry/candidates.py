@@ -1,0 +1,214 @@
+"""Which of the measured datasets' versions to offer as sources, and why: gates, ranking, ties, novelty.
+
+Pure functions of numbers that `registry.nearest` has measured. The rules, with their reasons:
+
+*Quality gate.* Transport sees pixels and label groups, not whether labels mean anything: a source trained on shuffled
+labels lies as near as the honest one and costs 10 to 60 points. So a version must have learnt something itself:
+
+    floor = chance + max(¼·(1 − chance), 3·√(chance·(1 − chance) / n_val)),   at most 0.95
+
+where chance is the share of the largest class. The second term is three standard errors of guessing: with few
+validation images, a quarter of the way above chance can be luck.
+
+*Collapse.* Skip connections train fastest, so a DARTS search that runs too long ends in a network that is mostly skip
+connections and no longer says anything about the data. More than half of the genotype's edges is called collapsed.
+
+*Ties.* In the published 27×27 OTDD matrix the nearest source is within 4% of the next for 13 of 27 targets. Whatever
+lies within the tie band of the nearest eligible candidate is marked, and left to the taste to decide.
+
+*Novelty.* The yardstick is the registry's own: how far each stored dataset lies from its nearest stored neighbour. A
+target whose nearest eligible candidate lies above Tukey's upper fence of these distances, Q3 + 1.5·(Q3 − Q1), is novel:
+nothing stored is as near to it as stored datasets usually are to each other. An empty registry has nothing near.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from clients.resources import Dataset, Metrics, Reason, SourceCandidate, SpaceDescriptor, SupernetVersion
+from search.errors import InvalidArgument, SpaceMismatch
+from search.spaces import SearchSpace, check_compatible, family_of, space_from_fields
+
+__all__ = ["Measured", "judge_novelty", "quality_floor", "rank", "skip_share"]
+
+COLLAPSED_SHARE = 0.5
+"""A genotype with a larger share of skip connections is called collapsed."""
+FEWEST_NEIGHBOURS = 4
+"""With fewer distances between stored datasets there is no distribution to compare with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A stored dataset with its exact distance from the target, and the versions searched on it."""
+
+    dataset: Dataset
+    same_dataset: bool
+    embedding_distance: float
+    ot_distance: float
+    ot_converged: bool
+    chance: float
+    """Share of its largest class."""
+    versions: Sequence[SupernetVersion]
+
+
+def rank(measured: Sequence[Measured], *, space: SearchSpace | None, tie_band: float) -> tuple[SourceCandidate, ...]:
+    """Order the best versions of all measured datasets by OT distance, each with its reasons.
+
+    Of each dataset, the best version of every search space is a candidate; if a space was asked for, only the best
+    version of that space, or, where there is none, the best of all (marked as incompatible).
+
+    Args:
+        measured: datasets with distances, in any order.
+        space: the target's search space; None if every space will do.
+        tie_band: share of the nearest distance within which candidates tie.
+    """
+    candidates = [candidate for item in measured for candidate in _candidates_of(item, space)]
+    candidates.sort(key=lambda candidate: (candidate.ot_distance, -candidate.quality, candidate.version))
+    nearest = next((candidate for candidate in candidates if candidate.eligible), None)
+    if nearest is not None:
+        candidates = [_placed(candidate, nearest, candidates, tie_band) for candidate in candidates]
+    return tuple(candidates)
+
+
+def judge_novelty(candidates: Sequence[SourceCandidate], neighbour_distances: Sequence[float]) -> tuple[bool, str]:
+    """Say whether the target has no near source, and why, with the numbers.
+
+    Args:
+        candidates: ranked candidates.
+        neighbour_distances: for each stored dataset, its OT distance from its nearest stored neighbour.
+    """
+    if not candidates:
+        return True, "The registry holds no version yet that could be a source."
+    nearest = next((candidate for candidate in candidates if candidate.eligible), None)
+    if nearest is None:
+        return True, f"None of the {len(candidates)} nearest candidates passes the gates."
+    if nearest.same_dataset:
+        return False, f"{nearest.version} was searched on this very dataset."
+    known = len(neighbour_distances)
+    if known < FEWEST_NEIGHBOURS:
+        return False, (
+            f"The nearest candidate lies at {nearest.ot_distance:.4g}; with {known} known distances between stored "
+            f"datasets (at least {FEWEST_NEIGHBOURS} are needed) there is no telling whether that is far."
+        )
+    low, high = np.quantile(np.asarray(neighbour_distances, dtype=np.float64), [0.25, 0.75])
+    fence = float(high + 1.5 * (high - low))
+    novel = nearest.ot_distance > fence
+    return novel, (
+        f"The nearest candidate lies at {nearest.ot_distance:.4g}, {'above' if novel else 'within'} the fence of "
+        f"{fence:.4g} (quartiles {low:.4g} and {high:.4g} of {known} nearest-neighbour distances)."
+    )
+
+
+def quality_floor(chance: float, val_count: int) -> float:
+    """Least validation accuracy that the gate accepts; see the module.
+
+    Args:
+        chance: share of the largest class, in (0, 1].
+        val_count: number of validation images; 0 if unknown.
+    """
+    luck = 3.0 * math.sqrt(chance * (1.0 - chance) / val_count) if val_count > 0 else 0.0
+    return min(0.95, chance + max(0.25 * (1.0 - chance), luck))
+
+
+def skip_share(version: SupernetVersion) -> float:
+    """Share of skip connections among the edges of a version's genotype; 0 if the genotype cannot be read."""
+    try:
+        space = space_from_fields(version.search_space)
+        genotype = family_of(space).parse_genotype(space, version.genotype)
+    except InvalidArgument:
+        return 0.0
+    operations = [operation for nodes in genotype.values() for node in nodes for operation, _ in node]
+    return operations.count("skip_connect") / len(operations) if operations else 0.0
+
+
+def _candidates_of(item: Measured, space: SearchSpace | None) -> list[SourceCandidate]:
+    candidates = [(_gated(item, version, space), _space_id(version.search_space)) for version in item.versions]
+    # Stable: `versions` come newest first, so of two equal ones the newer is kept.
+    candidates.sort(key=lambda pair: (not pair[0].eligible, not pair[0].compatible, -pair[0].quality))
+    if space is not None:
+        return [candidate for candidate, _ in candidates[:1]]
+    best: dict[str, SourceCandidate] = {}
+    for candidate, space_id in candidates:
+        best.setdefault(space_id, candidate)
+    return list(best.values())
+
+
+def _gated(item: Measured, version: SupernetVersion, space: SearchSpace | None) -> SourceCandidate:
+    """One version as a candidate, with everything that can be said without looking at the others."""
+    quality = (version.metrics or Metrics()).val_accuracy
+    floor = quality_floor(item.chance, item.dataset.val_count)
+    share = skip_share(version)
+    mismatch = _space_mismatch(version, space)
+    gates, remarks = [], []
+    if mismatch:
+        gates.append(Reason(code="INCOMPATIBLE_SPACE", message=mismatch))
+    if not quality >= floor:
+        message = (
+            f"Validation accuracy {quality:.3f} on its own dataset is below the floor {floor:.3f} "
+            f"(largest class {item.chance:.3f}, {item.dataset.val_count} validation images)."
+        )
+        gates.append(Reason(code="LOW_QUALITY", message=message))
+    if share > COLLAPSED_SHARE:
+        message = f"Skip connections are {share:.0%} of its genotype's edges, more than {COLLAPSED_SHARE:.0%}."
+        gates.append(Reason(code="COLLAPSED", message=message))
+    if item.same_dataset:
+        remarks.append(Reason(code="SAME_DATASET", message="It was searched on this very dataset."))
+    if not item.ot_converged:
+        message = "The transport solver did not prove optimality; the true distance is at most the one given."
+        remarks.append(Reason(code="NOT_CONVERGED", message=message))
+    return SourceCandidate(
+        version=version.name,
+        dataset=item.dataset.name,
+        dataset_display_name=item.dataset.display_name,
+        embedding_distance=item.embedding_distance,
+        ot_distance=item.ot_distance,
+        ot_converged=item.ot_converged,
+        same_dataset=item.same_dataset,
+        quality=quality,
+        quality_floor=floor,
+        compatible=not mismatch,
+        eligible=not gates,
+        reasons=(*gates, *remarks),
+    )
+
+
+def _placed(
+    candidate: SourceCandidate, nearest: SourceCandidate, others: Sequence[SourceCandidate], tie_band: float
+) -> SourceCandidate:
+    """Add what follows from the comparison with the nearest eligible candidate."""
+    limit = nearest.ot_distance * (1.0 + tie_band)
+    here, there = f"OT distance {candidate.ot_distance:.4g}", f"the nearest's {nearest.ot_distance:.4g}"
+    if candidate is nearest:
+        rivals = sum(other.eligible and other.ot_distance <= limit for other in others) - 1
+        place = [Reason(code="NEAREST", message=f"{here}, the least of all eligible candidates.")]
+        if rivals:
+            place.append(Reason(code="TIED", message=f"{rivals} more lie within {tie_band:.0%} of it."))
+        tied = rivals > 0
+    elif candidate.ot_distance <= limit:
+        place = [Reason(code="TIED", message=f"{here}, within {tie_band:.0%} of {there}.")]
+        tied = True
+    else:
+        times = f", {candidate.ot_distance / nearest.ot_distance:.2f} times" if nearest.ot_distance else "; compare"
+        place = [Reason(code="FAR", message=f"{here}{times} {there}.")]
+        tied = False
+    # What bars a candidate is said first; for the others, where they stand.
+    reasons = (*place, *candidate.reasons) if candidate.eligible else (*candidate.reasons, *place)
+    return replace(candidate, tied=tied, reasons=reasons)
+
+
+def _space_mismatch(version: SupernetVersion, space: SearchSpace | None) -> str:
+    if space is None:
+        return ""
+    try:
+        check_compatible(space_from_fields(version.search_space), space)
+    except SpaceMismatch as error:
+        return error.message
+    return ""
+
+
+def _space_id(descriptor: SpaceDescriptor | None) -> str:
+    return descriptor.id if descriptor is not None else ""

@@ -1,0 +1,53 @@
+"""What the server does by itself: take jobs from dead workers, sweep, and look for what other servers committed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from registry.server.core import Registry
+from registry.server.notifier import QUEUE, Notifier
+from registry.server.rpc import Pools
+
+__all__ = ["background_tasks"]
+
+_log = logging.getLogger(__name__)
+
+_INDEX_SECONDS = 5.0
+"""Pause between two looks for datasets that another server on the same database registered."""
+
+
+def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> list[asyncio.Task[None]]:
+    """Start the chores; cancel the tasks to stop them."""
+    settings, catalog = registry.settings, registry.catalog
+
+    async def expire() -> None:
+        changed = await pools.fast(catalog.leases.expire)
+        if changed:
+            _log.warning("leases ran out: %s", ", ".join(changed))
+            notifier.notify(QUEUE, *changed)
+
+    async def sweep() -> None:
+        _log.info("%s", await pools.slow(catalog.sweeper.sweep))
+
+    async def catch_up() -> None:
+        await pools.fast(registry.index.catch_up)
+
+    # A quarter of a lease: a dead worker's job waits at most that much longer.
+    chores = (
+        (expire, settings.lease_seconds / 4),
+        (sweep, settings.sweep_interval_seconds),
+        (catch_up, _INDEX_SECONDS),
+    )
+    return [asyncio.create_task(_repeat(chore, pause), name=chore.__name__) for chore, pause in chores]
+
+
+async def _repeat(chore: Callable[[], Awaitable[None]], pause_s: float) -> None:
+    while True:
+        await asyncio.sleep(pause_s)
+        try:
+            await chore()
+        except Exception:  # noqa: BLE001
+            # A full disk or a locked database today must not end the chore for good.
+            _log.exception("background chore failed; next try in %.0f s", pause_s)

@@ -1,0 +1,136 @@
+"""What the five services share: the catalog, the encoder, the index and the source finder, opened together."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from clients.resources import Encoder
+from registry.catalog import Catalog
+from registry.catalog.datasets import IndexRow
+from registry.index import EmbeddingIndex
+from registry.nearest import SourceFinder
+from registry.settings import Settings
+from search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument
+from search.similarity import DEFAULT_SKETCH_SIZE, EMBEDDING_DIMENSION, Sketch, embedding_id, load_encoder
+
+__all__ = ["Registry", "resolve_encoder"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The opened registry. Everything in it is thread-safe."""
+
+    settings: Settings
+    catalog: Catalog
+    encoder: Encoder
+    embedding_id: str
+    index: EmbeddingIndex
+    finder: SourceFinder
+
+    @classmethod
+    def open(cls, settings: Settings) -> Registry:
+        """Open the catalog, take up running jobs, and rebuild the index.
+
+        Raises:
+            SchemaMismatch: the database is of another release.
+            InvalidArgument: the encoder is not fully described.
+        """
+        encoder = resolve_encoder(settings)
+        catalog = Catalog.open(settings)
+        try:
+            adopted = catalog.leases.readopt()
+            if adopted:
+                _log.info("%d running jobs keep their leases", adopted)
+            embedding = embedding_id(encoder.encoder_id, encoder.dimension)
+            index = EmbeddingIndex(EMBEDDING_DIMENSION, functools.partial(_comparable_rows, catalog, embedding))
+            index.catch_up()
+            finder = SourceFinder(
+                catalog.datasets,
+                index,
+                shortlist_size=settings.shortlist_size,
+                tie_band=settings.tie_band,
+                threads=os.cpu_count() or 1,
+            )
+        except BaseException:
+            catalog.close()
+            raise
+        return cls(settings, catalog, encoder, embedding, index, finder)
+
+    def close(self) -> None:
+        """Stop computing and close the database."""
+        self.finder.close()
+        self.catalog.close()
+
+    def read_sketch(self, data: bytes, *, field: str) -> Sketch:
+        """Parse a sketch and check that this registry can compare it.
+
+        Raises:
+            InvalidSketch, NotFinite: see `Sketch.from_bytes`.
+            EncoderMismatch, DimensionMismatch: it was made with another encoder.
+        """
+        sketch = Sketch.from_bytes(data)
+        expected = {"encoder_id": self.encoder.encoder_id, "encoder": self.encoder.encoder}
+        if sketch.encoder_id != self.encoder.encoder_id:
+            raise EncoderMismatch(
+                f"The sketch was made with encoder {sketch.encoder_id!r}, this registry compares "
+                f"{self.encoder.encoder_id!r}.",
+                field=field,
+                remedy=f"Make the sketch with encoder {self.encoder.encoder!r} of this release.",
+                metadata=expected,
+            )
+        if sketch.dimension != self.encoder.dimension:
+            raise DimensionMismatch(
+                f"The sketch has {sketch.dimension} features, the encoder makes {self.encoder.dimension}.",
+                field=field,
+                remedy="Make the sketch again with the registry's encoder.",
+                metadata=expected,
+            )
+        return sketch
+
+
+def resolve_encoder(settings: Settings) -> Encoder:
+    """Return the encoder whose sketches the registry compares. Never loads a network: the server imports no torch.
+
+    Raises:
+        InvalidArgument: a `torchvision:` encoder without id and dimension in the settings, or an unknown name.
+    """
+    described = Encoder(
+        encoder=settings.encoder,
+        encoder_id=settings.encoder_id,
+        dimension=settings.encoder_dimension,
+        sketch_size=DEFAULT_SKETCH_SIZE,
+    )
+    if settings.encoder.startswith("torchvision:"):
+        if not described.encoder_id or not described.dimension:
+            raise InvalidArgument(
+                f"The server does not load {settings.encoder!r}, so it must be told its id and dimension.",
+                field="encoder",
+                remedy=(
+                    "Set SUPERNET_REGISTRY_ENCODER_ID and SUPERNET_REGISTRY_ENCODER_DIMENSION to what "
+                    "search.similarity.load_encoder(...) says on a machine with torch and the weights file."
+                ),
+            )
+        return described
+    encoder = load_encoder(settings.encoder)
+    if described.encoder_id not in ("", encoder.id):
+        raise EncoderMismatch(
+            f"The settings ask for encoder {described.encoder_id!r}, this release has {encoder.id!r}.",
+            field="encoder_id",
+            remedy="Use the release that the registry was filled with, or leave encoder_id out.",
+        )
+    return replace(described, encoder_id=encoder.id, dimension=encoder.dimension)
+
+
+def _comparable_rows(catalog: Catalog, embedding: str, after_sequence: int) -> Sequence[IndexRow]:
+    """Read the catalog's changes; embeddings of another encoder or reference measure count as absent."""
+    rows = catalog.datasets.index_rows(after_sequence)
+    other = [row.name for row in rows if row.embedding is not None and row.embedding_id != embedding]
+    if other:
+        _log.warning("%d datasets were embedded for another encoder and are not compared: %s", len(other), other[:5])
+    return [row if row.embedding_id == embedding else replace(row, embedding=None) for row in rows]

@@ -1,0 +1,109 @@
+"""DatasetService."""
+
+from __future__ import annotations
+
+from google.protobuf.empty_pb2 import Empty
+from supernet_registry.v1 import datasets_pb2 as pb
+
+from clients.convert import to_proto
+from clients.resources import Dataset, Encoder, NearestSources, SpaceDescriptor
+from registry.nearest import NearestQuery
+from registry.server.convert import optional, read, require
+from registry.server.core import Registry
+from registry.server.rpc import Call, Handlers
+from search.errors import InvalidArgument, InvalidSketch, NotFound
+from search.similarity import Sketch, embed
+from search.spaces import space_from_fields
+
+__all__ = ["DatasetHandlers"]
+
+_LARGEST_SKETCH_BYTES = 64 * 2**20
+
+
+class DatasetHandlers(Handlers):
+    """Registers datasets by their sketches and answers nearest-source queries."""
+
+    service = pb.DESCRIPTOR.services_by_name["DatasetService"]
+    slow = frozenset({"create_dataset", "query_nearest_sources"})
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._datasets = registry.catalog.datasets
+
+    def get_encoder(self, request: pb.GetEncoderRequest) -> Encoder:
+        if request.name not in ("", "encoder"):
+            raise NotFound(
+                f"{request.name!r} does not exist.", field="name", remedy="The only encoder is named `encoder`."
+            )
+        return self._registry.encoder
+
+    def create_dataset(self, request: pb.CreateDatasetRequest) -> Dataset:
+        require(request, "dataset")
+        data = self._sketch_bytes(request, "sketch_source")
+        sketch = self._registry.read_sketch(data, field="sketch")
+        created = self._datasets.create(
+            read(request.dataset, Dataset, field="dataset"),
+            sketch=data,
+            embedding=embed(sketch),
+            embedding_id=self._registry.embedding_id,
+            request_id=request.request_id,
+        )
+        self._registry.index.catch_up()
+        return created
+
+    def get_dataset(self, request: pb.GetDatasetRequest) -> Dataset:
+        return self._datasets.get(request.name)
+
+    def list_datasets(self, request: pb.ListDatasetsRequest) -> pb.ListDatasetsResponse:
+        page, token = self._datasets.list(page_size=request.page_size, page_token=request.page_token)
+        return pb.ListDatasetsResponse(datasets=[to_proto(item, pb.Dataset) for item in page], next_page_token=token)
+
+    def update_dataset(self, request: pb.UpdateDatasetRequest) -> Dataset:
+        return self._datasets.update(
+            request.name,
+            etag=request.etag,
+            display_name=optional(request, "display_name"),
+            images_blob=optional(request, "images_blob"),
+            retain_images=request.retain_images if request.HasField("retain_images") else None,
+        )
+
+    def delete_dataset(self, request: pb.DeleteDatasetRequest) -> Empty:
+        self._datasets.delete(request.name, etag=request.etag)
+        self._registry.index.catch_up()
+        return Empty()
+
+    def query_nearest_sources(self, request: pb.QueryNearestSourcesRequest, call: Call) -> NearestSources:
+        space = None
+        if request.HasField("search_space"):
+            space = space_from_fields(read(request.search_space, SpaceDescriptor, field="search_space"))
+        query = NearestQuery(
+            sketch=self._target_sketch(request),
+            top_k=request.top_k,
+            shortlist_size=request.shortlist_size,
+            space=space,
+            min_index_sequence=request.min_index_sequence,
+            include_class_coupling=request.include_class_coupling,
+            deadline=call.deadline,
+        )
+        return self._registry.finder.find(query)
+
+    def _target_sketch(self, request: pb.QueryNearestSourcesRequest) -> Sketch:
+        if request.WhichOneof("target") == "dataset":
+            return self._registry.read_sketch(self._datasets.sketch_bytes(request.dataset), field="dataset")
+        return self._registry.read_sketch(self._sketch_bytes(request, "target"), field="sketch")
+
+    def _sketch_bytes(self, request: pb.CreateDatasetRequest | pb.QueryNearestSourcesRequest, oneof: str) -> bytes:
+        match request.WhichOneof(oneof):  # type: ignore[arg-type]  # each request has a oneof of its own name
+            case "sketch":
+                return request.sketch
+            case "sketch_blob":
+                size = self._registry.catalog.blobs.size(request.sketch_blob)
+                if size > _LARGEST_SKETCH_BYTES:
+                    raise InvalidSketch(
+                        f"{request.sketch_blob} has {size} bytes; a sketch has at most {_LARGEST_SKETCH_BYTES}.",
+                        field="sketch_blob",
+                        remedy="Make the sketch with fewer points.",
+                    )
+                return self._registry.catalog.blobs.read(request.sketch_blob)
+            case _:
+                raise InvalidArgument("A sketch is required.", field="sketch", remedy="Set sketch or sketch_blob.")
