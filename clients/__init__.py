@@ -7,8 +7,44 @@ with RegistryClient() as registry:
         print(candidate.version, candidate.ot_distance)
 """
 
-from clients.async_registry_client import AsyncRegistryClient
-from clients.errors import (
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from clients.resources import (
+    AbandonOutcome,
+    ClassCoupling,
+    Cost,
+    Dataset,
+    Encoder,
+    EpochMetrics,
+    Executor,
+    JobError,
+    JobEvent,
+    JobState,
+    Lease,
+    Lineage,
+    LineageEdge,
+    Metrics,
+    NearestSources,
+    Parent,
+    ParentRole,
+    Phase,
+    Reason,
+    SearchJob,
+    SearchSpec,
+    SourceCandidate,
+    SourceDecision,
+    SourcePolicy,
+    SpaceDescriptor,
+    Supernet,
+    SupernetVersion,
+    TasteResult,
+    TransferMode,
+    Upload,
+)
+from search.errors import (
     AlreadyExists,
     BlobCorrupt,
     Conflict,
@@ -55,39 +91,10 @@ from clients.errors import (
     WeightsTooLarge,
     WrongOffset,
 )
-from clients.registry_client import RegistryClient
-from clients.resources import (
-    AbandonOutcome,
-    ClassCoupling,
-    Cost,
-    Dataset,
-    Encoder,
-    EpochMetrics,
-    Executor,
-    JobError,
-    JobEvent,
-    JobState,
-    Lease,
-    Lineage,
-    LineageEdge,
-    Metrics,
-    NearestSources,
-    Parent,
-    ParentRole,
-    Phase,
-    Reason,
-    SearchJob,
-    SearchSpec,
-    SourceCandidate,
-    SourceDecision,
-    SourcePolicy,
-    SpaceDescriptor,
-    Supernet,
-    SupernetVersion,
-    TasteResult,
-    TransferMode,
-    Upload,
-)
+
+if TYPE_CHECKING:
+    from clients.async_registry_client import AsyncRegistryClient
+    from clients.registry_client import RegistryClient
 
 __all__ = [
     "AbandonOutcome",
@@ -168,3 +175,12 @@ __all__ = [
     "WeightsTooLarge",
     "WrongOffset",
 ]
+
+# gRPC takes a quarter of a second to import, and who asks for `--help` or reads a stream does not need it.
+_LAZY = {"AsyncRegistryClient": "clients.async_registry_client", "RegistryClient": "clients.registry_client"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
