@@ -8,6 +8,7 @@ make a client import or raise anything else.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -27,7 +28,6 @@ from search.errors import (
     NotFound,
     NotPossibleNow,
     PermissionDenied,
-    SearchCancelled,
     SupernetRegistryError,
     TryLater,
     Unauthenticated,
@@ -56,11 +56,14 @@ _BY_CODE: dict[grpc.StatusCode, type[SupernetRegistryError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: TryLater,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: SearchCancelled,
     grpc.StatusCode.DATA_LOSS: BlobCorrupt,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
 }
+
+_UNEXPECTED = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+# How gRPC reports a server that died in the middle of a stream, when it does not say UNAVAILABLE.
+_BROKEN_STREAM = re.compile("Stream removed|RST_STREAM")
 
 
 def from_rpc_error(error: grpc.RpcError, address: str = "") -> SupernetRegistryError:
@@ -97,6 +100,12 @@ def from_rpc_error(error: grpc.RpcError, address: str = "") -> SupernetRegistryE
 
 
 def _without_info(code: grpc.StatusCode, message: str, address: str) -> SupernetRegistryError:
+    if code is grpc.StatusCode.CANCELLED or (code in _UNEXPECTED and _BROKEN_STREAM.search(message)):
+        return Unavailable(
+            f"The connection to {address or 'the server'} was cut ({message}).",
+            remedy="Send it again; the server may be restarting.",
+            metadata={"address": address},
+        )
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(
             f"No server answers at {address or 'the address'}.",
@@ -119,7 +128,7 @@ def _without_info(code: grpc.StatusCode, message: str, address: str) -> Supernet
             f"The server at {address or 'the address'} does not know this call ({message}).",
             remedy="Use a client and a server of the same release.",
         )
-    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+    if code in _UNEXPECTED:
         return InternalError(message, remedy="This is a bug; look into the server's log.")
     return _BY_CODE.get(code, SupernetRegistryError)(message)
 
