@@ -21,7 +21,7 @@ from clients._prepare import Space
 from clients._watch import WatchPosition
 from clients._wire import Call, Page
 from clients.blobs import Progress
-from clients.errors import NotFound, SupernetRegistryError
+from clients.errors import ImagesMissing, NotFound, SupernetRegistryError
 from clients.registry_client import RegistryClient
 from clients.resources import (
     AbandonOutcome,
@@ -329,9 +329,7 @@ class AsyncRegistryClient:
             taste_candidates=taste_candidates,
             here=here,
         )
-        registered = await self.register_dataset(
-            dataset, upload_images=not here, retain_images=retain_images, progress=progress
-        )
+        registered = await self.register_dataset(dataset, upload_images=False, retain_images=retain_images)
         job = SearchJob(
             supernet=_prepare.supernet_name(name),
             dataset=registered.name,
@@ -340,7 +338,13 @@ class AsyncRegistryClient:
             stream_step=stream_step,
             labels=dict(labels or {}),
         )
-        return await self.create_search_job(job, request_id=request_id)
+        request_id = _wire.request_id_or_new(request_id)
+        try:
+            return await self.create_search_job(job, request_id=request_id)
+        except ImagesMissing:
+            # Only now: a job that exists already, or whose images the registry holds, needs no upload.
+            await self.register_dataset(dataset, retain_images=retain_images, progress=progress)
+            return await self.create_search_job(job, request_id=request_id)
 
     async def _known_dataset(self, name: str, encoder: Encoder) -> Dataset | None:
         """The stored dataset, unless it is unknown or was sketched by another encoder."""

@@ -17,7 +17,7 @@ from clients._prepare import Space
 from clients._watch import WatchPosition
 from clients._wire import Call, Page
 from clients.blobs import Progress
-from clients.errors import NotFound, SupernetRegistryError
+from clients.errors import ImagesMissing, NotFound, SupernetRegistryError
 from clients.resources import (
     AbandonOutcome,
     Dataset,
@@ -376,7 +376,7 @@ class RegistryClient:
         request_id: str | None = None,
         progress: Progress | None = None,
     ) -> SearchJob:
-        """Register a dataset and queue a search on it.
+        """Register a dataset and queue a search on it; upload its images if the job needs them and nobody has.
 
         Args:
             dataset: the images and labels; see `register_dataset` for what travels.
@@ -407,9 +407,7 @@ class RegistryClient:
             taste_candidates=taste_candidates,
             here=here,
         )
-        registered = self.register_dataset(
-            dataset, upload_images=not here, retain_images=retain_images, progress=progress
-        )
+        registered = self.register_dataset(dataset, upload_images=False, retain_images=retain_images)
         job = SearchJob(
             supernet=_prepare.supernet_name(name),
             dataset=registered.name,
@@ -418,7 +416,13 @@ class RegistryClient:
             stream_step=stream_step,
             labels=dict(labels or {}),
         )
-        return self.create_search_job(job, request_id=request_id)
+        request_id = _wire.request_id_or_new(request_id)
+        try:
+            return self.create_search_job(job, request_id=request_id)
+        except ImagesMissing:
+            # Only now: a job that exists already, or whose images the registry holds, needs no upload.
+            self.register_dataset(dataset, retain_images=retain_images, progress=progress)
+            return self.create_search_job(job, request_id=request_id)
 
     def _known_dataset(self, name: str, encoder: Encoder) -> Dataset | None:
         """The stored dataset, unless it is unknown or was sketched by another encoder."""

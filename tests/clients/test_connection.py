@@ -36,12 +36,6 @@ class Recording(DatasetServiceServicer):
         return datasets_pb2.Dataset(name=request.name)
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SUPERNET_REGISTRY_ADDRESS", raising=False)
-    monkeypatch.delenv("SUPERNET_REGISTRY_TOKEN", raising=False)
-
-
 def test_the_address_comes_from_the_argument_the_environment_or_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this order."""
     assert Target(None, None, None).address == "127.0.0.1:50551"
