@@ -70,7 +70,13 @@ class SourceFinder:
     """
 
     def __init__(
-        self, datasets: Datasets, index: EmbeddingIndex, *, shortlist_size: int, tie_band: float, threads: int
+        self,
+        datasets: Datasets,
+        index: EmbeddingIndex,
+        *,
+        shortlist_size: int,
+        tie_band: float,
+        threads: int,
     ) -> None:
         self._datasets = datasets
         self._index = index

@@ -7,14 +7,14 @@ Every option can be given as an environment variable `SUPERNET_REGISTRY_<OPTION>
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from search.errors import InvalidArgument
 
-__all__ = ["GIB", "MIB", "Settings"]
+__all__ = ["GIB", "MIB", "Settings", "load_settings"]
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -139,3 +139,21 @@ class Settings(BaseSettings):
     def uploads_dir(self) -> Path:
         """Unfinished uploads; on the file system of `blobs_dir`, so that finishing one is a rename."""
         return self.data_dir / "uploads"
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from keyword arguments and the environment.
+
+    Raises:
+        InvalidArgument: an option has a value that it cannot have; `field` names it.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"])
+        raise InvalidArgument(
+            f"{first['msg']}, not {first['input']!r}.",
+            field=option,
+            remedy=f"Correct the option or the variable SUPERNET_REGISTRY_{option.upper()}.",
+        ) from error

@@ -8,13 +8,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
 from registry.server.app import build_server
-from registry.settings import Settings
+from registry.server.notifier import wait_for
+from registry.settings import Settings, load_settings
 from search.errors import SupernetRegistryError
+
+_PARENT_CHECK_SECONDS = 1.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,23 +26,28 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m registry.server", description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="folder of database, blobs and locks")
     parser.add_argument("--address", help="host:port (port 0: any free one) or unix:/path")
+    parser.add_argument("--parent-pid", type=int, help="leave when this process is no longer the parent")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    parent_pid = given.pop("parent_pid", None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_serve(Settings(**given)))
+        asyncio.run(_serve(load_settings(**given), parent_pid))
     except SupernetRegistryError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, parent_pid: int | None) -> None:
     server = build_server(settings)
     await server.start()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await stopping.wait()
+    while not stopping.is_set():
+        await wait_for(stopping, _PARENT_CHECK_SECONDS)
+        if parent_pid is not None and os.getppid() != parent_pid:
+            break  # a supervisor that was killed could stop nobody
     await server.stop()
 
 
