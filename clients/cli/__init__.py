@@ -1,0 +1,9 @@
+"""The user's command line. `registry.cli` mounts this app and adds what runs a server.
+
+Nothing heavy is imported until a command runs: `--help` needs neither gRPC nor numpy nor torch.
+"""
+
+from clients.cli.main import app
+from clients.cli.running import run
+
+__all__ = ["app", "run"]

@@ -1,0 +1,128 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clients.cli import names
+from clients.resources import TransferMode
+
+if TYPE_CHECKING:
+    from clients.registry_client import RegistryClient
+    from search.spaces import SearchSpace
+
+__all__ = [
+    "AsJson",
+    "BatchSize",
+    "Cells",
+    "Channels",
+    "ChildEpochs",
+    "DatasetPath",
+    "Device",
+    "Epochs",
+    "HeadPool",
+    "Here",
+    "Patience",
+    "Resolution",
+    "RetainImages",
+    "Seed",
+    "Source",
+    "Space",
+    "StemStride",
+    "TasteCandidates",
+    "TasteShare",
+    "TransferModeOption",
+    "resolve_source",
+    "search_space",
+]
+
+_SPACE_PANEL = "Search space"
+_RECIPE_PANEL = "Recipe"
+_PLACE_PANEL = "Where it runs"
+
+DatasetPath = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="A .npz file or a folder of images.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
+
+Space = Annotated[
+    str | None,
+    typer.Option(
+        help="Family of search spaces: nas-bench-201 or darts.",
+        show_default="the supernet's, else nas-bench-201",
+        rich_help_panel=_SPACE_PANEL,
+    ),
+]
+
+
+def _size(help_text: str) -> object:
+    return typer.Option(min=0, help=help_text, show_default="the family's", rich_help_panel=_SPACE_PANEL)
+
+
+Channels = Annotated[int, _size("Channels of the first cell.")]
+Cells = Annotated[int, _size("Cells: a stage (nas-bench-201) or in all (darts).")]
+StemStride = Annotated[int, _size("Stride of the stem convolution, 1 or 2.")]
+HeadPool = Annotated[int, _size("Side of the pooled feature map that the classifier sees.")]
+Resolution = Annotated[int, _size("Largest image side in pixels; larger images are resized.")]
+
+
+def _recipe(help_text: str, default: str = "the recipe's") -> object:
+    return typer.Option(help=help_text, show_default=default, rich_help_panel=_RECIPE_PANEL)
+
+
+Source = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|scratch|VERSION",
+        help="Where to start: auto lets the nearest sources and scratch compete in a taste.",
+        rich_help_panel=_RECIPE_PANEL,
+    ),
+]
+TransferModeOption = Annotated[
+    TransferMode,
+    typer.Option(case_sensitive=False, help="What is taken over from the source.", rich_help_panel=_RECIPE_PANEL),
+]
+Epochs = Annotated[int, _recipe("Most epochs of the search.")]
+ChildEpochs = Annotated[int, _recipe("Epochs of the child network; -1 for no child network.")]
+Patience = Annotated[int, _recipe("Epochs without progress after which the search stops.")]
+BatchSize = Annotated[int, _recipe("Images a batch.")]
+TasteShare = Annotated[float, _recipe("Steps of the taste, as a share of a full search.")]
+TasteCandidates = Annotated[int, _recipe("Most candidates to taste besides scratch.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=_RECIPE_PANEL)]
+
+Here = Annotated[
+    bool,
+    typer.Option(
+        "--here", help="Search in this process; the images stay on this machine.", rich_help_panel=_PLACE_PANEL
+    ),
+]
+Device = Annotated[str, typer.Option(help="With --here: auto, cpu, cuda or cuda:N.", rich_help_panel=_PLACE_PANEL)]
+RetainImages = Annotated[
+    bool,
+    typer.Option(
+        "--retain-images",
+        help="Ask the registry to keep the images (a generalist learns only from retained ones).",
+        rich_help_panel=_PLACE_PANEL,
+    ),
+]
+
+
+def search_space(family: str | None, overrides: Mapping[str, int]) -> SearchSpace | None:
+    """The space that the options describe; None where no option was given. Raises InvalidSearchSpace."""
+    given = {name: value for name, value in overrides.items() if value}
+    if family is None and not given:
+        return None
+    from search.spaces import DEFAULT_FAMILY, make_space
+
+    return make_space(family or DEFAULT_FAMILY, **given)
+
+
+def resolve_source(client: RegistryClient, source: str) -> str:
+    """`auto`, `scratch`, or the full name of a version. Raises InvalidArgument, NotFound."""
+    if source.lower() in ("auto", "scratch"):
+        return source.lower()
+    return client.get_version(names.version_name(source, field="source")).name

@@ -1,0 +1,111 @@
+"""What commands print: JSON and tables on stdout, everything that is not the result on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["console", "number", "percent", "plain", "print_fields", "print_json", "print_table", "say", "short", "when"]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console on stdout or stderr, made anew so that redirected streams are respected."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def say(text: str, *, style: str = "") -> None:
+    """One line on stderr; not broken at the terminal's width, so that scripts may search for it."""
+    console(stderr=True).print(text, style=style or None, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """The result as JSON on stdout."""
+    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def plain(value: Any) -> Any:
+    """Resources as JSON values: field names as they are, times in ISO 8601, enums by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", empty: str = "") -> None:
+    """A table that fits the terminal. A column whose heading starts with `>` is aligned right and never cut."""
+    from rich import box
+    from rich.table import Table
+
+    listed = [list(row) for row in rows]
+    if not listed:
+        say(empty or "Nothing to show.")
+        return
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column in columns:
+        if column.startswith(">"):
+            table.add_column(column[1:], justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
+    for row in listed:
+        table.add_row(*(_text(cell) for cell in row))
+    console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, str]], *, title: str = "") -> None:
+    """Names and values, one a line; empty values are left out."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        if value:
+            table.add_row(name, _text(value))
+    if title:
+        console().print(title, style="bold", markup=False)
+    console().print(table)
+
+
+def _text(cell: str) -> Any:
+    from rich.text import Text
+
+    return Text(cell)  # names may contain brackets, which rich would read as markup
+
+
+def percent(fraction: float | None) -> str:
+    """`0.9234` → `92.3%`."""
+    return "" if fraction is None else f"{fraction:.1%}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    return "" if value is None else f"{value:.3g}"
+
+
+def when(time: datetime | None) -> str:
+    """Local time to the minute."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}" if time is not None else ""
+
+
+def short(name: str) -> str:
+    """`supernets/x/versions/3` → `x/3`, other names without their collection."""
+    parts = name.split("/")
+    return f"{parts[1]}/{parts[3]}" if len(parts) == 4 else parts[-1]

@@ -1,0 +1,314 @@
+"""`list`, `show` and `lineage`: looking around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clients.cli import names, output
+from clients.cli.connection import connect
+from clients.cli.options import AsJson
+from clients.resources import Cost, Dataset, Lineage, Metrics, ParentRole, SearchJob, Supernet, SupernetVersion
+from search.errors import NotFound
+
+if TYPE_CHECKING:
+    from clients.registry_client import RegistryClient
+
+__all__ = ["lineage", "list_resources", "ot_distances", "show"]
+
+
+class Kind(StrEnum):
+    """What `list` lists."""
+
+    SUPERNETS = "supernets"
+    VERSIONS = "versions"
+    DATASETS = "datasets"
+
+
+def list_resources(
+    context: typer.Context,
+    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.SUPERNETS,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List supernets, versions or datasets, newest first.
+
+    Examples:
+
+        supernet-registry list
+
+        supernet-registry list versions --json
+    """
+    with connect(context) as client:
+        if kind is Kind.DATASETS:
+            _list_datasets(list(client.list_datasets()), as_json=as_json)
+            return
+        versions = list(client.list_versions())
+        if kind is Kind.VERSIONS:
+            _list_versions(versions, as_json=as_json)
+            return
+        _list_supernets(list(client.list_supernets()), versions, as_json=as_json)
+
+
+def _list_supernets(supernets: list[Supernet], versions: Iterable[SupernetVersion], *, as_json: bool) -> None:
+    heads = {version.name: version for version in versions if version.head}
+    if as_json:
+        described = [{**output.plain(s), "head_version": output.plain(heads.get(s.head))} for s in supernets]
+        output.print_json({"supernets": described})
+        return
+    rows = []
+    for supernet in supernets:
+        head = heads.get(supernet.head)
+        metrics = (head.metrics if head else None) or Metrics()
+        rows.append(
+            (
+                output.short(supernet.name),
+                str(supernet.version_count),
+                head.dataset_display_name if head else "",
+                output.percent(metrics.test_accuracy) if head else "",
+                output.percent(metrics.child_test_accuracy) if head and head.child_blob else "",
+                output.when(supernet.update_time)[5:],
+            )
+        )
+    output.print_table(
+        ["supernet", ">versions", "head's dataset", ">supernet", ">child", ">changed"],
+        rows,
+        empty="No supernets yet. `supernet-registry search DATASET --name NAME` makes one.",
+    )
+
+
+def _list_versions(versions: list[SupernetVersion], *, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"versions": versions})
+        return
+    output.print_table(
+        ["version", "dataset", "source", ">supernet", ">child", ">steps"],
+        [_version_row(version) for version in versions],
+        empty="No versions yet.",
+    )
+
+
+def _version_row(version: SupernetVersion) -> tuple[str, ...]:
+    metrics, cost = version.metrics or Metrics(), version.cost or Cost()
+    return (
+        output.short(version.name) + (" *" if version.head else ""),
+        version.dataset_display_name,
+        output.short(_source(version)) or "scratch",
+        output.percent(metrics.test_accuracy),
+        output.percent(metrics.child_test_accuracy) if version.child_blob else "",
+        str(cost.search_steps + cost.taste_steps),
+    )
+
+
+def _source(version: SupernetVersion) -> str:
+    return next((parent.version for parent in version.parents if parent.role is ParentRole.SOURCE), "")
+
+
+def _list_datasets(datasets: list[Dataset], *, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"datasets": datasets})
+        return
+    output.print_table(
+        ["dataset", "name", ">classes", ">train/val/test", ">size", "images"],
+        [
+            (
+                output.short(d.name)[:12],
+                d.display_name,
+                str(d.class_count),
+                f"{d.train_count}/{d.val_count}/{d.test_count}",
+                f"{d.height}×{d.width}×{d.channels}",
+                ("kept" if d.retain_images else "held for jobs") if d.images_blob else "",
+            )
+            for d in datasets
+        ],
+        empty="No datasets yet.",
+    )
+
+
+def show(
+    context: typer.Context,
+    resource: Annotated[
+        str,
+        typer.Argument(metavar="RESOURCE", help="`x`, `x/3`, `searchJobs/ID` or `datasets/ID`.", show_default=False),
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show one supernet, version, job or dataset with all that is known about it.
+
+    Examples:
+
+        supernet-registry show digits
+
+        supernet-registry show digits/2
+
+        supernet-registry show searchJobs/1f0c9a3e --json
+    """
+    kind, name = names.parse(resource)
+    with connect(context) as client:
+        found = _find(client, kind, name, explicit="/" in resource)
+        distances = {}
+        if isinstance(found, SupernetVersion) and not as_json:
+            distances = ot_distances(client, [found])
+    if as_json:
+        output.print_json(found)
+    elif isinstance(found, SupernetVersion):
+        output.print_fields(_version_fields(found, distances), title=found.name)
+    else:
+        output.print_fields(_fields(found), title=found.name)
+
+
+def _find(client: RegistryClient, kind: str, name: str, *, explicit: bool) -> Any:
+    get = {
+        "supernet": client.get_supernet,
+        "version": client.get_version,
+        "job": client.get_search_job,
+        "dataset": client.get_dataset,
+    }
+    try:
+        return get[kind](name)
+    except NotFound as error:
+        if explicit or kind != "supernet":
+            raise
+        # A bare word may also be the id of a job or a dataset, as tables print them.
+        identity = name.removeprefix("supernets/")
+        for other, prefix in (("job", "searchJobs"), ("dataset", "datasets")):
+            try:
+                return get[other](f"{prefix}/{identity}")
+            except NotFound:
+                continue
+        raise error from None
+
+
+def _fields(resource: Supernet | SearchJob | Dataset) -> list[tuple[str, str]]:
+    """Every field that says something, nested ones with their path."""
+    fields: list[tuple[str, str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), item)
+        elif isinstance(value, list):
+            fields.append((prefix, ", ".join(str(item) for item in value)))
+        elif value not in (None, "", 0, False, "UNSPECIFIED"):
+            fields.append((prefix, f"{value:.4g}" if isinstance(value, float) else str(value)))
+
+    walk("", {key: value for key, value in output.plain(resource).items() if key != "name"})
+    return fields
+
+
+def _version_fields(version: SupernetVersion, distances: Mapping[str, float]) -> list[tuple[str, str]]:
+    metrics, cost = version.metrics or Metrics(), version.cost or Cost()
+    source = output.short(_source(version)) or "scratch"
+    if version.name in distances:
+        source += f" (OT distance {output.number(distances[version.name])})"
+    previous = next((p.version for p in version.parents if p.role is ParentRole.PREVIOUS_HEAD), "")
+    return [
+        ("head", "yes" if version.head else "no"),
+        ("dataset", f"{version.dataset_display_name} ({version.dataset})"),
+        ("source", source),
+        ("transfer", version.transfer_mode.value.lower()),
+        ("previous head", output.short(previous)),
+        ("supernet", f"{output.percent(metrics.test_accuracy)} test, {output.percent(metrics.val_accuracy)} val"),
+        (
+            "child network",
+            f"{output.percent(metrics.child_test_accuracy)} test, {metrics.child_parameters:,} parameters"
+            if version.child_blob
+            else "none",
+        ),
+        ("steps", f"{cost.search_steps:,} search, {cost.taste_steps:,} taste, {cost.child_steps:,} child network"),
+        (
+            "seconds",
+            f"{cost.search_seconds:.1f} search, {cost.taste_seconds:.1f} taste, {cost.child_seconds:.1f} child network",
+        ),
+        ("device", cost.device),
+        ("α-entropy", f"{metrics.alpha_entropy:.3f} nats, {metrics.skip_count} skip connections"),
+        ("search space", version.search_space.id if version.search_space else ""),
+        ("genotype", version.genotype),
+        ("weights", f"{version.weights_blob} ({version.weights_size_bytes:,} bytes)"),
+        ("child weights", version.child_blob),
+        ("job", version.job),
+        ("created", output.when(version.create_time)),
+    ]
+
+
+def lineage(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A supernet `x` or a version `x/3`.", show_default=False)],
+    *,
+    depth: Annotated[int, typer.Option(min=0, max=100, help="Generations each way; 0: the server's 20.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the lineage into this .png or .svg file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a supernet descends from and what descends from it.
+
+    Examples:
+
+        supernet-registry lineage digits
+
+        supernet-registry lineage digits --plot lineage.svg
+    """
+    kind, full = names.parse(name, field="name")
+    if kind == "version" and full.endswith("/head"):
+        full = full.removesuffix("/versions/head")
+    with connect(context) as client:
+        found = client.query_lineage(full, depth=depth)
+        distances = ot_distances(client, found.versions)
+    if plot is not None:
+        from clients.plots import lineage_picture
+
+        lineage_picture(found, plot, distances=distances, title=f"Lineage of {output.short(full)}")
+        output.say(f"Drawn into {plot}.")
+    if as_json:
+        output.print_json({**output.plain(found), "ot_distances": distances, "plot": str(plot) if plot else None})
+    elif found.versions:
+        output.console().print(_tree(found, distances))
+    else:
+        output.say(f"{full} has no versions yet.")
+
+
+def ot_distances(client: RegistryClient, versions: Iterable[SupernetVersion]) -> dict[str, float]:
+    """OT distance between a version's dataset and its source's, for the versions that have a source."""
+    distances = {}
+    for version in versions:
+        if _source(version) and version.job:
+            try:
+                decision = client.get_search_job(version.job).decision
+            except NotFound:  # pruned: the version outlives its job
+                continue
+            if decision is not None:
+                distances[version.name] = decision.ot_distance
+    return distances
+
+
+def _tree(lineage: Lineage, distances: Mapping[str, float]) -> Any:
+    """The lineage as a tree by sources (else by previous heads), oldest first."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    known = {version.name for version in lineage.versions}
+    main: dict[str, str] = {}
+    for role in (ParentRole.PREVIOUS_HEAD, ParentRole.SOURCE):
+        for edge in lineage.edges:
+            if edge.parent is not None and edge.parent.role is role and edge.parent.version in known:
+                main[edge.child] = edge.parent.version
+    root = Tree("", hide_root=True)
+    branches: dict[str, Tree] = {}
+    waiting = list(lineage.versions)
+    while waiting:
+        ready = [v for v in waiting if v.name not in main or main[v.name] in branches]
+        for version in ready or waiting:  # `or`: a cycle cannot occur, but must not hang us
+            metrics = version.metrics or Metrics()
+            text = Text(output.short(version.name), style="bold" if version.head else "")
+            text.append(f"  {version.dataset_display_name}, supernet {output.percent(metrics.test_accuracy)}", style="")
+            if version.child_blob:
+                text.append(f", child {output.percent(metrics.child_test_accuracy)}")
+            if version.name in distances:
+                text.append(f"  (OT {output.number(distances[version.name])})", style="cyan")
+            branches[version.name] = branches.get(main.get(version.name, ""), root).add(text)
+        waiting = [v for v in waiting if v.name not in branches]
+    return root

@@ -1,0 +1,314 @@
+"""`search` and `nearest`: what a user does with one dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clients.cli import names, output
+from clients.cli.connection import connect
+from clients.cli.options import (
+    AsJson,
+    BatchSize,
+    Cells,
+    Channels,
+    ChildEpochs,
+    DatasetPath,
+    Device,
+    Epochs,
+    HeadPool,
+    Here,
+    Patience,
+    Resolution,
+    RetainImages,
+    Seed,
+    Source,
+    Space,
+    StemStride,
+    TasteCandidates,
+    TasteShare,
+    TransferModeOption,
+    resolve_source,
+    search_space,
+)
+from clients.resources import Cost, JobState, Metrics, SearchJob, SourceDecision, SupernetVersion, TransferMode
+from search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
+
+if TYPE_CHECKING:
+    from clients.registry_client import RegistryClient
+    from search.tasks import ImageDataset
+
+__all__ = ["failure", "load", "nearest", "result_of", "search"]
+
+
+def load(path: Path) -> ImageDataset:
+    """The dataset at `path`; its warnings go to stderr. Raises InvalidDataset."""
+    from search.tasks import load_dataset
+
+    dataset = load_dataset(path)
+    for warning in dataset.warnings:
+        output.say(f"warning: {warning}", style="yellow")
+    return dataset
+
+
+def search(
+    context: typer.Context,
+    dataset: DatasetPath,
+    *,
+    name: Annotated[
+        str, typer.Option("--name", "-n", help="Supernet that receives the result; created if there is none.")
+    ],
+    space: Space = None,
+    channels: Channels = 0,
+    cells: Cells = 0,
+    stem_stride: StemStride = 0,
+    head_pool: HeadPool = 0,
+    resolution: Resolution = 0,
+    source: Source = "auto",
+    transfer_mode: TransferModeOption = TransferMode.WEIGHTS_AND_ALPHAS,
+    epochs: Epochs = 0,
+    child_epochs: ChildEpochs = 0,
+    patience: Patience = 0,
+    batch_size: BatchSize = 0,
+    taste_share: TasteShare = 0.0,
+    taste_candidates: TasteCandidates = 0,
+    seed: Seed = 0,
+    stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
+    here: Here = False,
+    device: Device = "auto",
+    retain_images: RetainImages = False,
+    request_id: Annotated[
+        str | None,
+        typer.Option(help="UUID of this request: sent again, it finds the same job instead of queueing a second one."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search an architecture for DATASET, warm-started from the nearest stored supernet.
+
+    The dataset is sketched here; its images are uploaded only if a worker of the registry runs the search, and deleted
+    afterwards unless --retain-images. A short taste on your data decides between the nearest sources and scratch.
+
+    Examples:
+
+        supernet-registry search digits.npz --name digits
+
+        supernet-registry search photos/ --name birds --source flowers/2 --epochs 20
+
+        supernet-registry search scans.npz --name scans --here
+
+        supernet-registry search digits.npz -n digits --json | jq .version
+    """
+    data = load(dataset)
+    overrides = {
+        "channels": channels,
+        "cells": cells,
+        "stem_stride": stem_stride,
+        "head_pool": head_pool,
+        "resolution": resolution,
+    }
+    chosen_space = search_space(space, overrides)
+    supernet = names.supernet_name(name)
+    if here:
+        from clients.job_runner import require_torch
+
+        require_torch()
+    with connect(context) as client:
+        from clients.cli.progress import transfer
+
+        with transfer("uploading images") as progress:
+            job = client.submit_search(
+                data,
+                name=supernet,
+                space=chosen_space,
+                source=resolve_source(client, source),
+                transfer_mode=transfer_mode,
+                epochs=epochs,
+                patience=patience,
+                batch_size=batch_size,
+                seed=seed,
+                child_epochs=child_epochs,
+                taste_share=taste_share,
+                taste_candidates=taste_candidates,
+                stream=stream,
+                here=here,
+                retain_images=retain_images,
+                request_id=request_id,
+                progress=progress,
+            )
+        output.say(f"{job.name}: {job.state.value.lower()}")
+        if here:
+            job = _run_here(client, job, data, device)
+        elif wait:
+            job = wait_for(client, job.name)
+        else:
+            _print_submitted(job, as_json=as_json)
+            return
+        version = client.get_version(finished(job).version)
+    print_result(job, version, as_json=as_json, warnings=data.warnings)
+
+
+def _run_here(client: RegistryClient, job: SearchJob, data: ImageDataset, device: str) -> SearchJob:
+    from clients._here import run_job_here
+    from clients.cli.progress import JobProgress
+
+    with JobProgress() as progress:
+        return run_job_here(client, job, data, device=device, on_event=progress.on_event)
+
+
+def wait_for(client: RegistryClient, name: str, *, title: str = "") -> SearchJob:
+    """Wait for a job and show its progress. Ctrl-C ends the waiting and not the job, and says so."""
+    from clients.cli.progress import JobProgress
+
+    try:
+        with JobProgress(title=title) as progress:
+            return client.wait_search_job(name, on_event=progress.on_event)
+    except KeyboardInterrupt:
+        output.say(f"{name} goes on without you.")
+        output.say(f"Follow it: supernet-registry watch {output.short(name)}")
+        output.say(f"Stop it:   supernet-registry cancel {output.short(name)}")
+        raise
+
+
+def finished(job: SearchJob) -> SearchJob:
+    """The job, if it succeeded. Raises the error that is recorded on it, or SearchCancelled."""
+    if job.state is not JobState.SUCCEEDED:
+        raise failure(job)
+    return job
+
+
+def failure(job: SearchJob) -> SupernetRegistryError:
+    """The error of a job that ended without a result."""
+    metadata = {"job": job.name}
+    if job.state is JobState.CANCELLED:
+        return SearchCancelled(f"{job.name} was cancelled.", remedy="Submit it again.", metadata=metadata)
+    if job.error is None:
+        return SearchFailed(f"{job.name} is {job.state.value.lower()}.", remedy="Watch it.", metadata=metadata)
+    kind = error_types().get(job.error.reason, SearchFailed)
+    return kind(f"{job.name} failed: {job.error.message}", metadata=metadata)
+
+
+def result_of(job: SearchJob, version: SupernetVersion) -> dict[str, Any]:
+    """A finished search in one flat object. Steps and seconds are those of taste and search; the child's are apart."""
+    decision = job.decision or SourceDecision()
+    metrics, cost = version.metrics or Metrics(), version.cost or Cost()
+    return {
+        "version": version.name,
+        "source": decision.source or "scratch",
+        "steps": cost.search_steps + cost.taste_steps,
+        "seconds": cost.search_seconds + cost.taste_seconds,
+        "val_accuracy": metrics.val_accuracy,
+        "test_accuracy": metrics.test_accuracy,
+        "child_val_accuracy": metrics.child_val_accuracy if version.child_blob else None,
+        "child_test_accuracy": metrics.child_test_accuracy if version.child_blob else None,
+        "child_parameters": metrics.child_parameters if version.child_blob else None,
+        "job": job.name,
+        "supernet": job.supernet,
+        "dataset": version.dataset,
+        "dataset_display_name": version.dataset_display_name,
+        "reason": decision.reason,
+        "ot_distance": decision.ot_distance if decision.source else None,
+        "novel": decision.novel,
+        "transfer_mode": version.transfer_mode.value,
+        "tastes": output.plain(decision.tastes),
+        "search_steps": cost.search_steps,
+        "taste_steps": cost.taste_steps,
+        "child_steps": cost.child_steps,
+        "search_seconds": cost.search_seconds,
+        "taste_seconds": cost.taste_seconds,
+        "child_seconds": cost.child_seconds,
+        "device": cost.device,
+        "genotype": version.genotype,
+        "alpha_entropy": metrics.alpha_entropy,
+        "skip_count": metrics.skip_count,
+        "head_moved": job.head_moved,
+        "state": job.state.value,
+    }
+
+
+def print_result(job: SearchJob, version: SupernetVersion, *, as_json: bool, warnings: tuple[str, ...] = ()) -> None:
+    """The end of a search, for people or for scripts."""
+    result = result_of(job, version)
+    if as_json:
+        output.print_json({**result, "warnings": list(warnings)})
+        return
+    source = result["source"]
+    if source != "scratch":
+        source = f"{output.short(source)} (OT distance {output.number(result['ot_distance'])})"
+    child = result["child_test_accuracy"]
+    child_line = f"{output.percent(child)} ({result['child_parameters']:,} parameters)" if child is not None else ""
+    output.print_fields(
+        [
+            ("version", output.short(version.name) + (" (a sibling: the head had moved)" if job.head_moved else "")),
+            ("source", source),
+            ("why", result["reason"]),
+            ("steps", f"{result['steps']:,} ({result['taste_steps']:,} of them taste)"),
+            ("seconds", f"{result['seconds']:.1f} on {result['device']}; child network {result['child_seconds']:.1f}"),
+            (
+                "supernet",
+                f"{output.percent(result['test_accuracy'])} test, {output.percent(result['val_accuracy'])} val",
+            ),
+            ("child network", f"{child_line} test" if child_line else "none"),
+            ("genotype", result["genotype"]),
+        ]
+    )
+
+
+def _print_submitted(job: SearchJob, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"job": job.name, "state": job.state.value, "supernet": job.supernet, "dataset": job.dataset})
+    else:
+        output.say(f"Follow it: supernet-registry watch {output.short(job.name)}")
+
+
+def nearest(
+    context: typer.Context,
+    dataset: DatasetPath,
+    *,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, max=100, help="Candidates; 0: the server's 5.")] = 0,
+    shortlist: Annotated[int, typer.Option(min=0, max=256, help="Datasets to re-rank; 0: the server's choice.")] = 0,
+    space: Space = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the stored supernets as sources for DATASET by optimal-transport distance.
+
+    Only a sketch of the dataset travels, and nothing is stored. With --space, versions of other search spaces are
+    marked as incompatible.
+
+    Examples:
+
+        supernet-registry nearest digits.npz
+
+        supernet-registry nearest photos/ --json | jq '.candidates[0].supernet'
+    """
+    data = load(dataset)
+    with connect(context) as client:
+        found = client.nearest(data, top_k=top_k, shortlist_size=shortlist, search_space=search_space(space, {}))
+    candidates = [
+        {"supernet": c.version.partition("/versions/")[0].removeprefix("supernets/"), **output.plain(c)}
+        for c in found.candidates
+    ]
+    if as_json:
+        output.print_json({**output.plain(found), "candidates": candidates, "target": data.name})
+        return
+    output.print_table(
+        ["version", "dataset", ">OT", ">embedding", ">quality", "verdict"],
+        [
+            (
+                output.short(c.version),
+                c.dataset_display_name,
+                output.number(c.ot_distance),
+                output.number(c.embedding_distance),
+                output.percent(c.quality),
+                ("" if c.eligible else "not eligible: ") + (c.reasons[0].message if c.reasons else "usable"),
+            )
+            for c in found.candidates
+        ],
+        empty="The registry holds no supernets yet.",
+    )
+    if found.novelty_reason:
+        output.say(("Novel: " if found.novel else "Not novel: ") + found.novelty_reason)
+    if found.partial:
+        output.say("The deadline cut the ranking short; raise --timeout for the whole of it.", style="yellow")
