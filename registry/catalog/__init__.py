@@ -1,49 +1,76 @@
 """The catalog: the registry's one truth, a database and a blob store behind synchronous calls.
 
-    catalog = Catalog.open(settings)             # any process: server, publisher, tests
-    catalog.datasets, .supernets, .jobs, .leases, .write_back, .blobs, .uploads, .outbox, .mlflow_links, .sweeper
-    catalog.close()
+    with Catalog.open(settings) as catalog:      # any process: server, publisher, tools, tests
+        catalog.datasets, .supernets, .jobs      # what users ask for
+        catalog.leases, .write_back              # what workers need
+        catalog.blobs, .uploads                  # bytes
+        catalog.outbox, .mlflow_links            # what the publisher needs
+        catalog.sweeper                          # housekeeping
 
-All methods are thread-safe, take and return `clients.resources`, and raise `search.errors`.
+All methods may be called from any thread, take and return `clients.resources`, and raise `search.errors`.
 """
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Self
+
 import sqlalchemy as sa
 
+from registry.blobs import BlobStore, LocalBlobStore
 from registry.catalog.blobs import Blobs
 from registry.catalog.datasets import Datasets
 from registry.catalog.jobs import Jobs
 from registry.catalog.leases import Leases
 from registry.catalog.outbox import MlflowLinks, Outbox
 from registry.catalog.supernets import Supernets
+from registry.catalog.sweep import Sweeper
+from registry.catalog.uploads import Uploads
 from registry.catalog.write_back import WriteBack
 from registry.clock import Clock, utc_now
+from registry.database import open_database
 from registry.settings import Settings
-from registry.sweep import Sweeper
-from registry.uploads import Uploads
+
+__all__ = ["Catalog"]
 
 
 class Catalog:
     """Everything stored, opened from settings."""
 
-    engine: sa.Engine
-    blobs: Blobs
-    uploads: Uploads
-    datasets: Datasets
-    supernets: Supernets
-    jobs: Jobs
-    leases: Leases
-    write_back: WriteBack
-    outbox: Outbox
-    mlflow_links: MlflowLinks
-    sweeper: Sweeper
+    def __init__(self, engine: sa.Engine, store: BlobStore, settings: Settings, clock: Clock = utc_now) -> None:
+        self.engine = engine
+        self.blobs = Blobs(engine, store, clock, grace_seconds=settings.blob_grace_seconds)
+        self.uploads = Uploads(engine, self.blobs, settings, clock)
+        self.datasets = Datasets(engine, self.blobs, clock)
+        self.supernets = Supernets(engine, clock)
+        self.jobs = Jobs(engine, clock)
+        self.leases = Leases(engine, self.blobs, settings, clock)
+        self.write_back = WriteBack(engine, self.blobs, settings, clock)
+        self.outbox = Outbox(engine, clock)
+        self.mlflow_links = MlflowLinks(engine)
+        self.sweeper = Sweeper(engine, self.blobs, self.uploads, settings, clock)
 
     @classmethod
     def open(cls, settings: Settings, *, clock: Clock = utc_now) -> Catalog:
-        """Open (creating an empty database where there is none). Raises SchemaMismatch, DiskFull."""
-        raise NotImplementedError
+        """Open the database (creating it where there is none) and the local blob store in `settings.data_dir`.
+
+        Raises:
+            SchemaMismatch: the database is of another release.
+            InvalidArgument: `database_url`.
+            DiskFull.
+        """
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        engine = open_database(settings.resolved_database_url)
+        return cls(engine, LocalBlobStore(settings.blobs_dir), settings, clock)
 
     def close(self) -> None:
         """Close all connections."""
-        raise NotImplementedError
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

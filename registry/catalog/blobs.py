@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ from registry.database import run_write, transaction
 from registry.schema import blobs
 from search.errors import BlobCorrupt, InvalidArgument, NotFound
 
-__all__ = ["CHUNK_BYTES", "Blobs"]
+__all__ = ["CHUNK_BYTES", "Blobs", "release"]
 
 CHUNK_BYTES = 2 * 1024 * 1024
 """Largest chunk on the wire; gRPC's message limit of 4 MiB leaves room for the envelope."""
@@ -138,6 +138,15 @@ class Blobs:
         end = min(size, offset + limit) if limit else size
         return self._verified_chunks(names.blob_sha256(name), offset, end, chunk_bytes)
 
+    def register(self, sha256: str) -> None:
+        """Make a row, with a new grace period, for a file that a crash left without one."""
+
+        def register(connection: sa.Connection) -> None:
+            if self.store.has(sha256):
+                self._record(connection, sha256, self.store.size(sha256))
+
+        run_write(self._engine, register)
+
     def refer(self, connection: sa.Connection, name: str, field: str) -> str:
         """The sha256 of a stored blob that the caller's transaction is about to refer to.
 
@@ -148,11 +157,6 @@ class Blobs:
         if not (self._row_exists(connection, sha256) and self.store.has(sha256)):
             raise names.not_found(name, field, "Upload the blob first.")
         return sha256
-
-    def release(self, connection: sa.Connection, sha256: str | None) -> None:
-        """End a blob's grace period: the caller's transaction drops a reference to it, and nobody else is expected."""
-        if sha256 is not None:
-            connection.execute(blobs.update().where(blobs.c.sha256 == sha256).values(keep_until=self._clock()))
 
     def _record(self, connection: sa.Connection, sha256: str, size_bytes: int) -> None:
         now = self._clock()
@@ -188,6 +192,12 @@ class Blobs:
             raise corrupt(sha256, digest.hexdigest())
         if held is not None:
             yield held
+
+
+def release(connection: sa.Connection, sha256: str | None, now: datetime) -> None:
+    """End a blob's grace period: the caller's transaction drops a reference to it, and nobody else is expected."""
+    if sha256 is not None:
+        connection.execute(blobs.update().where(blobs.c.sha256 == sha256).values(keep_until=now))
 
 
 def _lost(name: str) -> BlobCorrupt:
