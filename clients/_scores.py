@@ -63,7 +63,7 @@ class Scores:
     def _measure(self, blob: str, experience: Experience, dataset: str) -> float:
         key = (blob, dataset)
         if key not in self._seen:
-            from search.evaluation import evaluate_weights
+            from search.scoring import evaluate_weights
 
             weights = self._client.download_blob(blob)
             self._seen[key] = evaluate_weights(weights, experience.dataset, device=self._device)

@@ -84,7 +84,12 @@ Source = Annotated[
 ]
 TransferModeOption = Annotated[
     TransferMode,
-    typer.Option(case_sensitive=False, help="What is taken over from the source.", rich_help_panel=_RECIPE_PANEL),
+    typer.Option(
+        case_sensitive=False,
+        metavar="MODE",
+        help="What is taken over from the source: weights_and_alphas, alphas_only or weights_only.",
+        rich_help_panel=_RECIPE_PANEL,
+    ),
 ]
 Epochs = Annotated[int, _recipe("Most epochs of the search.")]
 ChildEpochs = Annotated[int, _recipe("Epochs of the child network; -1 for no child network.")]
