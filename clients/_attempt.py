@@ -12,9 +12,12 @@ from clients.errors import (
     BlobCorrupt,
     DigestMismatch,
     ImagesMissing,
+    InvalidArgument,
+    NotFinite,
     NotFound,
     SearchCancelled,
     SupernetRegistryError,
+    UnsafeWeights,
 )
 from clients.registry_client import RegistryClient
 from clients.resources import (
@@ -39,8 +42,9 @@ from search.recipe import Recipe
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult
 from search.spaces import SearchSpace, space_from_fields
 from search.tasks import ImageDataset
+from search.weights import check_weights
 
-__all__ = ["Attempt", "choose_candidates"]
+__all__ = ["Attempt", "choose_candidates", "device_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -81,20 +85,29 @@ class Attempt:
             taste_candidates=spec.taste_candidates,
         )
         data = self._images() if dataset is None else self._checked(dataset)
+
+        def search(checkpoint: bytes | None) -> PipelineResult:
+            return run_pipeline(
+                data,
+                space,
+                recipe,
+                seed=spec.seed,
+                candidates=self._candidates(space, recipe) if checkpoint is None else [],
+                taste=spec.source_policy is not SourcePolicy.VERSION,
+                transfer_mode=_transfer_mode(spec).value,
+                device=self._device,
+                checkpoint=checkpoint,
+                listener=_Reporter(self),
+            )
+
         checkpoint = self._checkpoint(checkpoint_blob)
-        candidates = self._candidates(space, recipe) if checkpoint is None else []
-        result = run_pipeline(
-            data,
-            space,
-            recipe,
-            seed=spec.seed,
-            candidates=candidates,
-            taste=spec.source_policy is not SourcePolicy.VERSION,
-            transfer_mode=_transfer_mode(spec).value,
-            device=self._device,
-            checkpoint=checkpoint,
-            listener=_Reporter(self),
-        )
+        try:
+            result = search(checkpoint)
+        except (BlobCorrupt, InvalidArgument) as error:
+            if checkpoint is None or error.field != "checkpoint":
+                raise
+            self._begin_again(error)
+            result = search(None)
         self._keeper.flush()
         return self._write_back(result)
 
@@ -174,8 +187,11 @@ class Attempt:
         try:
             return self._keeper.persist(lambda: self._client.download_blob(blob))
         except (BlobCorrupt, DigestMismatch, NotFound) as error:
-            self.report(JobEvent(message=f"The checkpoint cannot be read, so the search begins again. {error}"))
+            self._begin_again(error)
             return None
+
+    def _begin_again(self, error: SupernetRegistryError) -> None:
+        self.report(JobEvent(message=f"The checkpoint cannot be used, so the search begins again. {error}"))
 
     def _candidates(self, space: SearchSpace, recipe: Recipe) -> list[Candidate]:
         """What the search may start from, by the job's source policy; also notes whether the task is novel."""
@@ -191,9 +207,13 @@ class Attempt:
         candidates = []
         for chosen in choose_candidates(found, recipe.taste_candidates):
             try:
-                candidates.append(self._download(chosen.version, chosen.ot_distance))
-            except (BlobCorrupt, DigestMismatch, NotFound) as error:  # one bad blob must not stop the others
-                self.report(JobEvent(message=f"{chosen.version} is not tasted: its weights cannot be read. {error}"))
+                candidate = self._download(chosen.version, chosen.ot_distance)
+                check_weights(candidate.weights)
+            except (BlobCorrupt, DigestMismatch, NotFound, UnsafeWeights, NotFinite) as error:
+                # One bad blob must not stop the others; scratch is always left.
+                self.report(JobEvent(message=f"{chosen.version} is not tasted: its weights cannot be used. {error}"))
+            else:
+                candidates.append(candidate)
         return candidates
 
     def _query(self, space: SearchSpace) -> NearestSources:
@@ -220,7 +240,7 @@ class Attempt:
         def upload_and_complete() -> tuple[SupernetVersion, bool]:
             weights = self._client.upload_blob(result.weights)
             child = self._client.upload_blob(result.child) if result.child is not None else ""
-            draft = _version_resource(result, weights, child)
+            draft = _version_resource(result, weights, child, device_name(self._device))
             return self._client.complete_search_job(self._keeper.lease, draft)
 
         version, head_moved = self._keeper.persist(upload_and_complete)
@@ -262,6 +282,24 @@ def choose_candidates(found: NearestSources, limit: int) -> list[SourceCandidate
     return ranked[:limit]
 
 
+def device_name(device: str = "auto") -> str:
+    """Name of the device that searches run on here, such as `NVIDIA H100` or `cpu`. Imports torch.
+
+    Raises InvalidArgument where there is no such device.
+    """
+    import torch
+
+    from search.data import pick_device
+
+    try:
+        chosen = pick_device(device)
+        return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch raises any of these, by its build
+        raise InvalidArgument(
+            f"There is no device {device!r} here ({error}).", remedy="Use auto, cpu, cuda or cuda:N.", field="device"
+        ) from error
+
+
 def _transfer_mode(spec: SearchSpec) -> TransferMode:
     if spec.transfer_mode is TransferMode.UNSPECIFIED:
         return TransferMode.WEIGHTS_AND_ALPHAS
@@ -281,7 +319,7 @@ def _decision_resource(decision: Decision, *, novel: bool) -> SourceDecision:
     )
 
 
-def _version_resource(result: PipelineResult, weights_blob: str, child_blob: str) -> SupernetVersion:
+def _version_resource(result: PipelineResult, weights_blob: str, child_blob: str, device: str) -> SupernetVersion:
     return SupernetVersion(
         weights_blob=weights_blob,
         weights_size_bytes=len(result.weights),
@@ -303,6 +341,6 @@ def _version_resource(result: PipelineResult, weights_blob: str, child_blob: str
             search_seconds=result.search_seconds,
             taste_seconds=result.taste_seconds,
             child_seconds=result.child_seconds,
-            device=result.device,
+            device=device,
         ),
     )

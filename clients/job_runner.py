@@ -7,20 +7,15 @@ only when a job runs.
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
-from clients._attempt import Attempt, choose_candidates
+from clients._attempt import Attempt, choose_candidates, device_name
 from clients._lease_keeper import LeaseKeeper
 from clients.errors import JobFinished, LeaseLost, OptionalDependency, SearchCancelled, SupernetRegistryError
 from clients.registry_client import RegistryClient
 from clients.resources import AbandonOutcome, JobError, JobEvent, Lease, SearchJob, SupernetVersion
 from search.tasks import ImageDataset
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["choose_candidates", "device_name", "require_torch", "run_leased_job"]
 
@@ -33,16 +28,6 @@ def require_torch() -> None:
         raise OptionalDependency(
             "Running a search needs PyTorch.", remedy="Install it with `pip install 'supernet-registry[worker]'`."
         )
-
-
-def device_name(device: str = "auto") -> str:
-    """Name of the device that searches run on here, such as `NVIDIA H100` or `cpu x86_64`."""
-    import torch
-
-    chosen: torch.device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    )
-    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"cpu {platform.machine()}"
 
 
 def run_leased_job(
