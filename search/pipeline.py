@@ -1,15 +1,40 @@
-"""One search from data to result: source decided, supernet searched, child network derived, both evaluated on test."""
+"""One search from data to result: source decided, supernet searched, child network trained, both judged on test.
+
+    decide ──► search (epochs, checkpoint each) ──► child (epochs, checkpoint each) ──► result
+      ▲                   ▲                              ▲
+      └── nothing stored  └── checkpoint of phase SEARCH └── checkpoint of phase CHILD
+
+A checkpoint holds all that the future depends on, the decision included; resumed on the same machine's CPU, the result
+is the same to the last bit as if nothing had happened (times apart).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
+from torch import Tensor
+
+from search.checkpoint import pack_checkpoint, unpack_checkpoint
+from search.child import count_parameters, derive_child, make_child
+from search.data import Data, load_data, make_generator, pick_device
+from search.errors import BlobCorrupt, InvalidArgument
+from search.evaluation import Score, calibrate, collect_logits, score_logits
+from search.loop import Loop, Plan
 from search.recipe import Recipe
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult, Taste
-from search.spaces import SearchSpace
+from search.serialization import load_weights, save_weights
+from search.spaces import SearchSpace, check_compatible, family_of
+from search.supernet import Network, alpha_entropy, skip_count
 from search.tasks import ImageDataset
+from search.taste import Kitchen, taste_sources
+from search.warm_start import MODES, carries_weights
 
 __all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste", "run_pipeline"]
+
+_FORMAT = 1
 
 
 def run_pipeline(
@@ -25,5 +50,249 @@ def run_pipeline(
     checkpoint: bytes | None = None,
     listener: Listener | None = None,
 ) -> PipelineResult:
-    """Run a search. Signature only, for now."""
-    raise NotImplementedError
+    """Search an architecture for a dataset.
+
+    Args:
+        dataset: train, val and test images.
+        space: what is searched.
+        recipe: how; `Recipe.for_space(space)` to begin with.
+        seed: of every random choice.
+        candidates: stored supernets to start from, the nearest first; none for a search from scratch.
+        taste: let candidates and scratch compete; if False the first candidate is used.
+        transfer_mode: what is taken over from a source.
+        device: `auto`, `cpu`, `cuda`, or any name that torch knows.
+        checkpoint: bytes from `Listener.on_checkpoint`, to go on from; the decision is taken from it.
+        listener: hears of progress, and may stop the search.
+
+    Raises:
+        SpaceMismatch: a candidate's search space is another.
+        UnsafeWeights, NotFinite, WeightsTooLarge: a candidate's weights cannot be used.
+        InvalidArgument: unknown mode or recipe value, or a checkpoint of another job.
+        BlobCorrupt: the checkpoint is unreadable.
+        SearchCancelled: the listener said stop.
+        SearchDiverged: the loss is no longer finite.
+    """
+    recipe.check()
+    if transfer_mode not in MODES:
+        raise InvalidArgument(f"Unknown transfer mode {transfer_mode!r}.", remedy=f"Use one of {', '.join(MODES)}.")
+    run = _Run(dataset, space, recipe, seed, device, listener or Listener())
+    if checkpoint is None:
+        run.decide([] if transfer_mode == "SCRATCH" else candidates, transfer_mode, taste=taste)
+    else:
+        run.resume(checkpoint)
+    run.search()
+    run.train_child()
+    return run.result()
+
+
+class _Run:
+    """The state of one pipeline."""
+
+    def __init__(
+        self, dataset: ImageDataset, space: SearchSpace, recipe: Recipe, seed: int, device: str, listener: Listener
+    ) -> None:
+        self.dataset, self.space, self.recipe, self.seed, self.listener = dataset, space, recipe, seed, listener
+        self.data: Data = load_data(dataset, space, pick_device(device))
+        self.kitchen = Kitchen(space, self.data, recipe, seed, listener.should_stop)
+        self.decision: Decision | None = None
+        self.loop: Loop | None = None
+        self.child_loop: Loop | None = None
+        self.seconds = {"search": 0.0, "child": 0.0}
+
+    def decide(self, candidates: Sequence[Candidate], mode: str, *, taste: bool) -> None:
+        """Choose where the search starts, and set up its loop."""
+        sources = [(c.version, c.ot_distance, self._tensors(c)) for c in candidates]
+        if not sources:
+            self.loop = self.kitchen.prepare(None, "SCRATCH")
+            self.decision = Decision("", "SCRATCH", "scratch: there is no candidate")
+        elif taste:
+            self.loop, self.decision = taste_sources(self.kitchen, sources, mode)
+        else:
+            version, distance, tensors = sources[0]
+            self.loop = self.kitchen.prepare(tensors, mode)
+            self.decision = Decision(version, mode, "chosen by the caller", distance)
+        self.listener.on_decision(self.decision)
+        self._checkpoint()
+
+    def _tensors(self, candidate: Candidate) -> Mapping[str, Tensor]:
+        info, tensors = load_weights(candidate.weights, "supernet")
+        check_compatible(info.space, self.space)
+        return tensors
+
+    def search(self) -> None:
+        """Search until the last epoch or a plateau; the supernet is then in its best state."""
+        assert self.loop is not None
+        if self.child_loop is None:
+            self._train(self.loop, "search")
+            self.loop.restore_best()
+
+    def train_child(self) -> None:
+        """Derive the child network and train it, unless the recipe wants none."""
+        assert self.loop is not None
+        if self.recipe.child_epochs == 0:
+            return
+        if self.child_loop is None:
+            began = time.monotonic()
+            child = derive_child(
+                self.loop.network, self.data, self.recipe, generator=make_generator(self.seed, "child-network")
+            )
+            self.child_loop = self._make_child_loop(child)
+            self.seconds["child"] += time.monotonic() - began
+            self._checkpoint()
+        self._train(self.child_loop, "child")
+        self.child_loop.restore_best()
+
+    def _make_child_loop(self, child: Network) -> Loop:
+        plan = Plan(
+            phase="CHILD",
+            epochs=self.recipe.child_epochs,
+            learning_rate=self.recipe.child_learning_rate,
+            weight_decay=self.recipe.child_weight_decay,
+            label_smoothing=self.recipe.child_label_smoothing,
+            search_alphas=False,
+        )
+        return Loop(
+            child,
+            self.data,
+            self.recipe,
+            plan,
+            generator=make_generator(self.seed, "child"),
+            should_stop=self.listener.should_stop,
+        )
+
+    def _train(self, loop: Loop, phase: str) -> None:
+        if loop.best is None:
+            loop.evaluate()  # where it starts from may already be the best there will be
+        while not loop.finished:
+            epoch = loop.run_epoch()
+            self.seconds[phase] += epoch.seconds
+            self.listener.on_epoch(epoch)
+            self._checkpoint()
+        if loop.epoch < loop.plan.epochs:
+            self.listener.on_message(
+                f"{phase}: no better validation accuracy for {self.recipe.patience} epochs; stopped after {loop.epoch}."
+            )
+
+    def result(self) -> PipelineResult:
+        """Judge both networks on the test split, once, and pack everything."""
+        assert self.loop is not None
+        assert self.decision is not None
+        supernet = self.loop.network
+        val = self.loop.best
+        assert val is not None
+        test = self._test(supernet)
+        genotype = supernet.derive()
+        text = family_of(self.space).format_genotype(genotype)
+        child, child_val, child_test = None, Score(0.0, 0.0), Score(0.0, 0.0)
+        if self.child_loop is not None:
+            assert self.child_loop.best is not None
+            child_val, child_test = self.child_loop.best, self._test(self.child_loop.network)
+            child = self._save(self.child_loop.network, text, child_val, child_test)
+        return PipelineResult(
+            weights=self._save(supernet, text, val, test),
+            child=child,
+            genotype=text,
+            val_accuracy=val.accuracy,
+            test_accuracy=test.accuracy,
+            child_val_accuracy=child_val.accuracy,
+            child_test_accuracy=child_test.accuracy,
+            child_parameters=count_parameters(self.child_loop.network) if self.child_loop else 0,
+            alpha_entropy=alpha_entropy(supernet.alpha_arrays()),
+            skip_count=skip_count(genotype),
+            search_steps=self.loop.steps - self._tasted_steps(),
+            taste_steps=self.decision.taste_steps,
+            child_steps=self.child_loop.steps if self.child_loop else 0,
+            search_seconds=self.seconds["search"],
+            taste_seconds=self.decision.taste_seconds,
+            child_seconds=self.seconds["child"],
+            device=self.data.device.type,
+        )
+
+    def _tasted_steps(self) -> int:
+        """Steps that the winner's loop made while it was tasted; they are counted there."""
+        assert self.decision is not None
+        return next((taste.steps[-1] for taste in self.decision.tastes if taste.chosen), 0)
+
+    def _test(self, network: Network) -> Score:
+        """Score on the test split; leaves the network calibrated, as it is to be stored."""
+        calibrate(network, self.data, self.recipe)
+        return score_logits(*collect_logits(network, self.data, self.data.test, self.recipe))
+
+    def _save(self, network: Network, genotype: str, val: Score, test: Score) -> bytes:
+        facts = {
+            "dataset": self.dataset.digest,
+            "class_names": list(self.dataset.class_names),
+            "val_accuracy": val.accuracy,
+            "test_accuracy": test.accuracy,
+        }
+        return save_weights(
+            network, genotype=genotype, normalisation=self.data.normalisation, size=self.data.size, facts=facts
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on with the job that resumes it."""
+        return {
+            "format": _FORMAT,
+            "dataset": self.dataset.digest,
+            "space": self.space.id,
+            "recipe": {**asdict(self.recipe), "alpha_betas": list(self.recipe.alpha_betas)},
+            "seed": self.seed,
+        }
+
+    def _checkpoint(self) -> None:
+        assert self.loop is not None
+        assert self.decision is not None
+        tree = {
+            "identity": self._identity(),
+            "decision": asdict(self.decision),
+            "seconds": self.seconds,
+            "search": self.loop.state(),
+            "child": None if self.child_loop is None else self.child_loop.state(),
+        }
+        self.listener.on_checkpoint(pack_checkpoint(tree))
+
+    def resume(self, checkpoint: bytes) -> None:
+        """Go on where a checkpoint was taken."""
+        tree = unpack_checkpoint(checkpoint)
+        try:
+            identity, decision = tree["identity"], _decision_from(tree["decision"])
+            _check_identity(identity, self._identity())
+            self.decision, self.seconds = decision, dict(tree["seconds"])
+            self.loop = self.kitchen.bare_loop(warm=bool(decision.source) and carries_weights(decision.transfer_mode))
+            self.loop.load_state(tree["search"])
+            if tree["child"] is not None:
+                self.loop.restore_best()
+                self.child_loop = self._make_child_loop(self._bare_child())
+                self.child_loop.load_state(tree["child"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise BlobCorrupt(
+                f"The checkpoint is not complete ({type(error).__name__}).",
+                remedy="Start the search again without it.",
+                field="checkpoint",
+            ) from error
+
+    def _bare_child(self) -> Network:
+        """A child network of the right shape, to be filled from a checkpoint."""
+        assert self.loop is not None
+        return make_child(self.loop.network, self.recipe, generator=make_generator(self.seed, "child-network")).to(
+            self.data.device
+        )
+
+
+def _decision_from(tree: dict[str, Any]) -> Decision:
+    """The inverse of `asdict`, lists back to tuples."""
+    tastes = []
+    for taste in tree["tastes"]:
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in taste.items()}
+        tastes.append(Taste(**values))
+    return Decision(**{**tree, "tastes": tuple(tastes)})
+
+
+def _check_identity(stored: dict[str, Any], own: dict[str, Any]) -> None:
+    different = [name for name in own if stored.get(name) != own[name]]
+    if different:
+        raise InvalidArgument(
+            f"The checkpoint is of another job: {', '.join(different)} differ.",
+            remedy="Resume with the same dataset, space, recipe and seed, or start without it.",
+            field="checkpoint",
+        )

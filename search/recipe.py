@@ -51,6 +51,7 @@ class Recipe:
 
     # Transfer
     entropy_floor: float = 0.5  # α below this mean entropy (1 is uniform) is tempered up to it: peaked α learns nothing
+    head_shrinkage: float = 0.5  # of the covariance behind the prototype head, towards a multiple of the identity
 
     # Taste: short trials of candidates and scratch
     taste_share: float = 0.08  # most steps of all trials together, as a share of a full search from scratch
@@ -60,6 +61,7 @@ class Recipe:
 
     # Child network
     child_epochs: int = 20  # 0 for no child network
+    child_channels: int = 0  # width of its first cell; 0 for the supernet's own, which alone can inherit weights
     child_learning_rate: float = 0.01  # first step's; it inherits weights, so this is fine-tuning
     child_label_smoothing: float = 0.1
     child_weight_decay: float = 3e-4

@@ -60,6 +60,8 @@ class Darts(Family):
         "resolution": 32,
         "affine_batch_norm": False,
     }
+    normalise_pools = True
+    last_activation = False
 
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:
         return tuple(CellKind(name, inputs=2, nodes=space.nodes, output="concat") for name in _KINDS)
@@ -92,9 +94,6 @@ class Darts(Family):
         last = self.blocks(space)[-1]
         assert isinstance(last, Cell)
         return space.nodes * last.channels
-
-    def last_activation(self) -> bool:
-        return False
 
     def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
         return {kind.name: _derive_cell(space, kind, softmax(alphas[kind.name])) for kind in self.cell_kinds(space)}

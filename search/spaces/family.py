@@ -83,11 +83,15 @@ class Family(ABC):
         name: what `SearchSpace.family` says.
         operations: the paper's operations, in its order; a space may use a subset in the same order.
         defaults: default values of the other fields of `SearchSpace`.
+        normalise_pools: whether pooling operations are followed by BatchNorm.
+        last_activation: whether BatchNorm and ReLU stand between the last block and the pooling before the head.
     """
 
     name: str
     operations: tuple[str, ...]
     defaults: Mapping[str, Any]
+    normalise_pools: bool
+    last_activation: bool
 
     @abstractmethod
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:
@@ -104,10 +108,6 @@ class Family(ABC):
     @abstractmethod
     def features(self, space: SearchSpace) -> int:
         """Channels of the last feature map, before pooling."""
-
-    @abstractmethod
-    def last_activation(self) -> bool:
-        """Whether BatchNorm and ReLU stand between the last block and the pooling."""
 
     @abstractmethod
     def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:

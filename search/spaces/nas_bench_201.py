@@ -51,6 +51,8 @@ class NasBench201(Family):
         "resolution": 32,
         "affine_batch_norm": True,
     }
+    normalise_pools = False
+    last_activation = True
 
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:
         return (CellKind(_KIND, inputs=1, nodes=space.nodes, output="last"),)
@@ -70,9 +72,6 @@ class NasBench201(Family):
 
     def features(self, space: SearchSpace) -> int:
         return space.channels * int(2 ** (_STAGES - 1))
-
-    def last_activation(self) -> bool:
-        return True
 
     def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
         """The strongest operation of every edge.

@@ -1,0 +1,98 @@
+"""Judging a network: BatchNorm statistics collected afresh, then loss and accuracy on a split.
+
+Stored BatchNorm statistics are never trusted: weights, α and (after a transfer) even the data have moved since. Every
+evaluation is preceded by `calibrate`, a plain average over clean training batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from search.data import Data, TensorSplit
+from search.recipe import Recipe
+from search.supernet import Network
+
+__all__ = ["Score", "autocast", "calibrate", "collect_features", "collect_logits", "evaluate", "score_logits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Mean cross-entropy in nats, and the share of images whose most probable class is right."""
+
+    loss: float
+    accuracy: float
+
+    def beats(self, other: Score | None) -> bool:
+        """Better accuracy, or the same with a lower loss."""
+        return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on CUDA. Not on CPUs, where it is slower and its gradients are off by a tenth."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+@torch.no_grad()
+def calibrate(network: Network, data: Data, recipe: Recipe) -> None:
+    """Collect BatchNorm statistics over clean training images; leaves the network in `eval` mode."""
+    network.set_norm_mode("calibrate")
+    mixture = network.current_mixture()
+    for images, _ in _batches(data, data.train, recipe.eval_batch_size, limit=recipe.calibration_images):
+        with autocast(data.device):
+            network.features(images, mixture)
+    network.set_norm_mode("eval")
+
+
+@torch.no_grad()
+def collect_features(network: Network, data: Data, split: TensorSplit, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Features (N, D) float32 and labels (N,) of a split; the network must be calibrated."""
+    mixture = network.current_mixture()
+    features: list[Tensor] = []
+    all_labels: list[Tensor] = []
+    for images, labels in _batches(data, split, recipe.eval_batch_size):
+        with autocast(data.device):
+            features.append(network.features(images, mixture).float())
+        all_labels.append(labels)
+    return torch.cat(features), torch.cat(all_labels)
+
+
+@torch.no_grad()
+def collect_logits(network: Network, data: Data, split: TensorSplit, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) float32 and labels (N,) of a split; the network must be calibrated."""
+    features, labels = collect_features(network, data, split, recipe)
+    return network.head(features), labels
+
+
+def score_logits(logits: Tensor, labels: Tensor) -> Score:
+    """Score of logits (N, K)."""
+    loss = F.cross_entropy(logits, labels).item()
+    return Score(loss, (logits.argmax(dim=1) == labels).float().mean().item())
+
+
+def evaluate(network: Network, data: Data, split: TensorSplit, recipe: Recipe) -> Score:
+    """Calibrate, score the split, and leave the network in `train` mode."""
+    calibrate(network, data, recipe)
+    score = score_logits(*collect_logits(network, data, split, recipe))
+    network.set_norm_mode("train")
+    return score
+
+
+def _batches(
+    data: Data, split: TensorSplit, batch_size: int, *, limit: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Clean batches. Each takes every n-th image: splits are often sorted by class, and a batch's statistics are not
+    those of the data when it holds one class only."""
+    count = len(split)
+    chosen = torch.arange(count, device=data.device)
+    if limit is not None and limit < count:
+        chosen = torch.linspace(0, count - 1, limit, device=data.device).round().long()
+    n_batches = -(-len(chosen) // batch_size)
+    for start in range(n_batches):
+        indices = chosen[start::n_batches]
+        yield data.normalisation(split.images[indices]), split.labels[indices]

@@ -1,0 +1,278 @@
+"""The training loop: first-order bilevel DARTS, and with α left out the training of a discrete network.
+
+One step of the search (DARTS, algorithm 1 with ξ = 0):
+
+    1. update α by descending    ∇_α L_val(w, α)      on a batch of the validation split, which stands for the
+                                                       held-out half of the training set in the paper
+    2. update w by descending    ∇_w L_train(w, α)    on an augmented batch of the training split
+
+Each pass computes only the gradients that it needs. The validation split therefore steers α (a few dozen numbers) and
+picks the best epoch; the test split is seen once, at the very end, by the pipeline.
+
+Everything that the future depends on is in `state()`: with it a search goes on bit for bit (on a CPU).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search.data import Augmentation, Batches, Data, TensorSplit
+from search.errors import SearchCancelled, SearchDiverged
+from search.evaluation import Score, autocast, evaluate
+from search.recipe import Recipe
+from search.results import Epoch
+from search.supernet import Network, alpha_entropy, skip_count
+
+__all__ = ["Loop", "Plan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What distinguishes one run of the loop from another."""
+
+    phase: str  # SEARCH or CHILD
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    search_alphas: bool
+
+
+class Loop:
+    """Trains a network on a dataset, epoch by epoch, and remembers its best state.
+
+    Args:
+        network: trained in place.
+        data: the dataset, on the device of the network.
+        recipe: settings.
+        plan: what this run is for.
+        generator: source of batches and augmentation.
+        should_stop: polled before every step; True raises `SearchCancelled`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: Data,
+        recipe: Recipe,
+        plan: Plan,
+        *,
+        generator: torch.Generator,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.network, self.data, self.recipe, self.plan = network, data, recipe, plan
+        self._generator, self._should_stop = generator, should_stop
+        self._augment = Augmentation.of(recipe)
+        self._train_batches = Batches(len(data.train), recipe.batch_size, generator)
+        self._val_batches = Batches(len(data.val), recipe.batch_size, generator)
+        self._weights = network.weights()
+        self._alphas = list(network.alphas.values())
+        self._weight_optimizer = _weight_optimizer(self._weights, recipe, plan)
+        self._alpha_optimizer = (
+            torch.optim.Adam(
+                self._alphas,
+                lr=recipe.alpha_learning_rate,
+                betas=recipe.alpha_betas,
+                weight_decay=recipe.alpha_weight_decay,
+            )
+            if plan.search_alphas
+            else None
+        )
+        self.steps = 0  # weight steps since the loop began, a taste's included
+        self.epoch = 0  # epochs completed
+        self.best: Score | None = None
+        self._best_tensors: dict[str, Tensor] = {}
+        self._epochs_without_progress = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Weight steps in which every training image comes once."""
+        return len(self._train_batches)
+
+    @property
+    def finished(self) -> bool:
+        """All epochs done, or no progress for `recipe.patience` epochs."""
+        return self.epoch >= self.plan.epochs or self.stalled
+
+    @property
+    def stalled(self) -> bool:
+        """Whether validation accuracy has not improved for `recipe.patience` epochs."""
+        return self._epochs_without_progress >= self.recipe.patience
+
+    def run_epoch(self) -> Epoch:
+        """Train for one epoch, score it on the validation split, and keep it if it is the best so far.
+
+        Raises:
+            SearchCancelled: `should_stop` said so.
+            SearchDiverged: the training loss is no longer finite.
+        """
+        began = time.monotonic()
+        best_accuracy = -1.0 if self.best is None else self.best.accuracy
+        train = self.advance(self.steps_per_epoch)
+        score = self.evaluate()
+        self.epoch += 1
+        self._epochs_without_progress = 0 if score.accuracy > best_accuracy else self._epochs_without_progress + 1
+        genotype = self.network.derive() if self.plan.search_alphas else self.network.genotype
+        return Epoch(
+            phase=self.plan.phase,
+            epoch=self.epoch,
+            epochs=self.plan.epochs,
+            steps=self.steps,
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            val_loss=score.loss,
+            val_accuracy=score.accuracy,
+            alpha_entropy=alpha_entropy(self.network.alpha_arrays()),
+            skip_count=skip_count(genotype or {}),
+            learning_rate=self._learning_rate(),
+            seconds=time.monotonic() - began,
+        )
+
+    def advance(self, steps: int) -> Score:
+        """Make so many weight steps, α steps among them; the mean training loss and accuracy over them."""
+        self.network.set_norm_mode("train")
+        totals = torch.zeros(3, device=self.data.device)  # loss, hits, images: read once, no synchronisation in a step
+        for _ in range(steps):
+            if self._should_stop():
+                raise SearchCancelled(
+                    "The search was cancelled.", remedy="Start it again to go on from its checkpoint."
+                )
+            if self._alpha_optimizer is not None and self.steps % self.recipe.alpha_every == 0:
+                self._alpha_step(self._alpha_optimizer)
+            totals += self._weight_step()
+            self.steps += 1
+        loss, hits, images = totals.tolist()
+        if not math.isfinite(loss):
+            raise SearchDiverged(
+                f"The training loss became {loss} within {self.steps} steps.",
+                remedy="Lower the learning rate, or look for constant or broken images.",
+            )
+        return Score(loss / max(images, 1.0), hits / max(images, 1.0))
+
+    def evaluate(self) -> Score:
+        """Score on the validation split; the network's state is kept if it is the best so far."""
+        score = evaluate(self.network, self.data, self.data.val, self.recipe)
+        if score.beats(self.best):
+            self.best = score
+            self._best_tensors = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        return score
+
+    def restore_best(self) -> Score:
+        """Put the network into its best state; the score that it had there."""
+        if self.best is None:
+            self.evaluate()
+        assert self.best is not None
+        self.network.load_state_dict(self._best_tensors)
+        return self.best
+
+    def _alpha_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Descend ∇_α of the validation loss; clean images, as they are all that α is judged by."""
+        images, labels = self._batch(self.data.val, self._val_batches)
+        with autocast(self.data.device):
+            loss = F.cross_entropy(self.network(images), labels)
+        _set_gradients(self._alphas, torch.autograd.grad(loss, self._alphas))
+        optimizer.step()
+
+    def _weight_step(self) -> Tensor:
+        """Descend ∇_w of the training loss; summed loss, hits and images, (3,)."""
+        _set_learning_rate(self._weight_optimizer, self._learning_rate())
+        images, labels = self._batch(self.data.train, self._train_batches)
+        images = self._augment(images, self._generator)
+        with torch.no_grad():
+            mixture = self.network.current_mixture()
+        with autocast(self.data.device):
+            logits = self.network(images, mixture)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.label_smoothing)
+        _set_gradients(self._weights, torch.autograd.grad(loss, self._weights, allow_unused=True))
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self._weights, self.recipe.clip_norm)
+        self._weight_optimizer.step()
+        hits = (logits.detach().argmax(dim=1) == labels).sum()
+        return torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))]).float()
+
+    def _batch(self, split: TensorSplit, batches: Batches) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, 3, H, W) and labels (B,)."""
+        indices = batches.draw().to(self.data.device)
+        return self.data.normalisation(split.images[indices]), split.labels[indices]
+
+    def _learning_rate(self) -> float:
+        """Cosine from the plan's first rate to the recipe's last, over all epochs."""
+        share = min(1.0, self.steps / max(1, self.plan.epochs * self.steps_per_epoch))
+        low = min(self.recipe.learning_rate_min, self.plan.learning_rate)
+        return low + (self.plan.learning_rate - low) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def state(self) -> dict[str, Any]:
+        """A tree of tensors and JSON values from which `load_state` goes on exactly."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "weight_optimizer": _optimizer_state(self._weight_optimizer),
+            "alpha_optimizer": None if self._alpha_optimizer is None else _optimizer_state(self._alpha_optimizer),
+            "generator": self._generator.get_state(),
+            "train_batches": self._train_batches.state(),
+            "val_batches": self._val_batches.state(),
+            "steps": self.steps,
+            "epoch": self.epoch,
+            "best": None if self.best is None else [self.best.loss, self.best.accuracy],
+            "best_tensors": self._best_tensors,
+            "epochs_without_progress": self._epochs_without_progress,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, with the same data, recipe and plan."""
+        self.network.load_state_dict(state["network"])
+        _load_optimizer_state(self._weight_optimizer, state["weight_optimizer"])
+        if self._alpha_optimizer is not None:
+            _load_optimizer_state(self._alpha_optimizer, state["alpha_optimizer"])
+        self._generator.set_state(state["generator"])
+        self._train_batches.load_state(state["train_batches"])
+        self._val_batches.load_state(state["val_batches"])
+        self.steps, self.epoch = state["steps"], state["epoch"]
+        self.best = None if state["best"] is None else Score(*state["best"])
+        self._best_tensors = {name: tensor.to(self.data.device) for name, tensor in state["best_tensors"].items()}
+        self._epochs_without_progress = state["epochs_without_progress"]
+
+
+def _weight_optimizer(weights: list[nn.Parameter], recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=plan.learning_rate, momentum=recipe.momentum, weight_decay=plan.weight_decay)
+    # Fused: one kernel for all tensors; a supernet has hundreds of small ones.
+    return torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
+
+
+def _set_gradients(parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None or gradient.stride() == parameter.stride():
+            parameter.grad = gradient
+        else:  # fused optimisers walk parameter and gradient side by side and want them laid out alike
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Per-parameter state only: settings come from the recipe, the learning rate from the step."""
+    return {str(number): dict(values) for number, values in optimizer.state_dict()["state"].items()}
+
+
+def _load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    fused = optimizer.defaults.get("fused", False)
+    for number, values in state.items():
+        parameter = parameters[int(number)]
+        steps_on = parameter.device if fused else torch.device("cpu")  # where the optimiser keeps its step count
+        # Laid out as the parameter is: a loaded tensor is contiguous, the parameter may be channels_last.
+        optimizer.state[parameter] = {
+            key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.to(steps_on)
+            for key, value in values.items()
+        }

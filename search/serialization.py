@@ -1,0 +1,77 @@
+"""Networks as safetensors bytes with one metadata key, and back.
+
+`check_weights` is what stands between a stranger's bytes and torch: it is called before anything is loaded here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from search._safetensors import canonical_json
+from search.data import Normalisation
+from search.errors import UnsafeWeights
+from search.spaces import family_of
+from search.supernet import Network
+from search.weights import WeightsInfo, check_weights
+
+__all__ = ["discrete_network", "load_weights", "save_weights"]
+
+
+def save_weights(
+    network: Network, *, genotype: str, normalisation: Normalisation, size: tuple[int, int], facts: dict[str, Any]
+) -> bytes:
+    """A supernet or discrete network as bytes; equal networks and facts give equal bytes.
+
+    Args:
+        network: what is stored; its BatchNorm statistics should be those of its data.
+        genotype: the architecture derived from it, or its own.
+        normalisation: of the pixels that it expects.
+        size: height and width of the images that it was trained on.
+        facts: further JSON values for the metadata (dataset digest, class names, metrics).
+    """
+    kind = "supernet" if network.genotype is None else "child"
+    metadata = {
+        "space": network.space.to_json(),
+        "n_classes": network.n_classes,
+        "genotype": genotype,
+        "mean": list(normalisation.mean),
+        "std": list(normalisation.std),
+        "size": list(size),
+        **facts,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    return bytes(save(tensors, {kind: canonical_json(metadata)}))
+
+
+def load_weights(data: bytes, kind: str) -> tuple[WeightsInfo, dict[str, Tensor]]:
+    """Check bytes and load their tensors.
+
+    Raises:
+        UnsafeWeights, WeightsTooLarge, NotFinite: as `check_weights`; also if the bytes hold another kind.
+    """
+    info = check_weights(data)
+    if info.kind != kind:
+        raise UnsafeWeights(
+            f"These weights are a {info.kind}, not a {kind}.", remedy=f"Give a {kind}.", field="weights"
+        )
+    return info, load(data)
+
+
+def discrete_network(info: WeightsInfo, tensors: dict[str, Tensor]) -> Network:
+    """The child network that a blob holds, in `eval` mode."""
+    genotype = family_of(info.space).parse_genotype(info.space, info.genotype)
+    network = Network(info.space, info.n_classes, generator=torch.Generator().manual_seed(0), genotype=genotype)
+    own = network.state_dict()
+    if {name: tensor.shape for name, tensor in own.items()} != {n: t.shape for n, t in tensors.items()}:
+        raise UnsafeWeights(
+            "The tensors are not those of the network that the metadata describe.",
+            remedy="Export the child network again.",
+            field="weights",
+        )
+    network.load_state_dict(tensors)
+    network.set_norm_mode("eval")
+    return network

@@ -1,0 +1,184 @@
+"""The taste: candidates and scratch each get a few steps on the target's own data, and the best goes on.
+
+Distance between datasets cannot see what a source has learnt: one with random labels lies as near as its honest twin.
+So every candidate is judged where it will be used, in two rounds (successive halving):
+
+    round 0   no step at all: transfer, BatchNorm statistics and prototype head on the target, validation accuracy.
+              This costs a pass over the training images, and already ranks features well.
+    round 1   the best candidates and scratch make a few steps each, scratch with its own learning rate.
+
+A source must beat scratch by a margin, for a bad source costs more than a missed good one saves. The winner's loop
+simply goes on, so its steps are not lost; everyone's steps and seconds are counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from search.data import Data, make_generator
+from search.evaluation import Score
+from search.loop import Loop, Plan
+from search.recipe import Recipe
+from search.results import Decision, Taste
+from search.spaces import SearchSpace
+from search.supernet import Network
+from search.warm_start import carries_weights, fit_head, temper, transfer
+
+__all__ = ["Contender", "Kitchen", "taste_sources"]
+
+
+@dataclass
+class Contender:
+    """A source that is tried (scratch if `version` is empty) and what its trial has shown so far."""
+
+    version: str
+    ot_distance: float
+    loop: Loop
+    steps: list[int] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    verdict: str = ""
+
+    def judge(self) -> None:
+        """Score the contender as it stands."""
+        self.steps.append(self.loop.steps)
+        self.scores.append(self.loop.evaluate())
+
+    def to_taste(self, *, chosen: bool) -> Taste:
+        """What is reported."""
+        return Taste(
+            version=self.version,
+            ot_distance=self.ot_distance,
+            steps=tuple(self.steps),
+            val_accuracies=tuple(score.accuracy for score in self.scores),
+            val_losses=tuple(score.loss for score in self.scores),
+            chosen=chosen,
+            reason=self.verdict,
+        )
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """All that is needed to set up the search loop of any contender."""
+
+    space: SearchSpace
+    data: Data
+    recipe: Recipe
+    seed: int
+    should_stop: Callable[[], bool]
+
+    def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Loop:
+        """A loop ready for its first step: fresh or transferred network, head computed from prototypes."""
+        loop = self.bare_loop(warm=source is not None and carries_weights(mode))
+        if source is not None:
+            transfer(loop.network, source, mode)
+            temper(loop.network, self.recipe.entropy_floor)
+        fit_head(loop.network, self.data, self.recipe)
+        return loop
+
+    def bare_loop(self, *, warm: bool) -> Loop:
+        """A loop around a freshly initialised supernet; `warm` decides its length and learning rate."""
+        recipe = self.recipe
+        network = Network(
+            self.space,
+            self.data.n_classes,
+            generator=make_generator(self.seed, "supernet"),
+            alpha_scale=recipe.alpha_scale,
+        )
+        plan = Plan(
+            phase="SEARCH",
+            epochs=recipe.warm_epochs if warm else recipe.epochs,
+            learning_rate=recipe.warm_learning_rate if warm else recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            label_smoothing=recipe.label_smoothing,
+            search_alphas=True,
+        )
+        return Loop(
+            network.to(self.data.device),
+            self.data,
+            recipe,
+            plan,
+            generator=make_generator(self.seed, "search"),
+            should_stop=self.should_stop,
+        )
+
+
+def taste_sources(
+    kitchen: Kitchen, candidates: Sequence[tuple[str, float, Mapping[str, Tensor]]], mode: str
+) -> tuple[Loop, Decision]:
+    """Try candidates (version, OT distance, tensors; the nearest first) against scratch.
+
+    Returns:
+        The winner's loop, to go on with, and the decision with everyone's scores.
+    """
+    began = time.monotonic()
+    recipe = kitchen.recipe
+    scratch = Contender("", 0.0, kitchen.prepare(None, "SCRATCH"))
+    sources = [
+        Contender(version, distance, kitchen.prepare(tensors, mode))
+        for version, distance, tensors in candidates[: recipe.taste_candidates]
+    ]
+    contenders = [scratch, *sources]
+    for contender in contenders:
+        contender.judge()
+    finalists = _best(sources, recipe.taste_finalists)
+    for source in sources:
+        if source not in finalists:
+            source.verdict = f"dropped before training: {_percent(source)} against {_percent(finalists[0])}"
+    steps = _steps_each(recipe, scratch.loop.steps_per_epoch, len(finalists) + 1)
+    if steps:
+        for contender in [scratch, *finalists]:
+            contender.loop.advance(steps)
+            contender.judge()
+    best = _best(finalists, 1)
+    winner = best[0] if best and _helps(best[0], scratch, recipe.taste_margin) else scratch
+    _explain(winner, scratch, finalists, steps)
+    decision = Decision(
+        source=winner.version,
+        transfer_mode=mode if winner.version else "SCRATCH",
+        reason=winner.verdict,
+        ot_distance=winner.ot_distance,
+        tastes=tuple(contender.to_taste(chosen=contender is winner) for contender in [*sources, scratch]),
+        taste_steps=sum(contender.loop.steps for contender in contenders),
+        taste_seconds=time.monotonic() - began,
+    )
+    return winner.loop, decision
+
+
+def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
+    """The best by their last score; the nearer first where scores are equal."""
+    return sorted(contenders, key=lambda c: (-c.scores[-1].accuracy, c.scores[-1].loss))[:count]
+
+
+def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
+    """Steps of one trial, so that all together stay within the taste's share of a full search from scratch."""
+    return int(recipe.taste_share * recipe.epochs * steps_per_epoch / trials)
+
+
+def _helps(source: Contender, scratch: Contender, margin: float) -> bool:
+    """Whether a source beats scratch by the margin, judged by the last score."""
+    mine, theirs = source.scores[-1], scratch.scores[-1]
+    if mine.accuracy >= theirs.accuracy + margin:
+        return True
+    # Near the ceiling accuracy cannot show a margin; the loss still can.
+    return mine.accuracy >= theirs.accuracy and mine.loss < 0.8 * theirs.loss
+
+
+def _explain(winner: Contender, scratch: Contender, finalists: Sequence[Contender], steps: int) -> None:
+    """Give everyone a verdict in words."""
+    after = f"after {steps} steps"
+    for source in finalists:
+        comparison = f"{_percent(source)} against scratch's {_percent(scratch)} {after}"
+        source.verdict = f"chosen: {comparison}" if source is winner else f"not better enough: {comparison}"
+    if winner is scratch:
+        rivals = ", ".join(_percent(source) for source in finalists)
+        scratch.verdict = f"scratch: {_percent(scratch)} {after}; no source helps (best: {rivals})"
+    else:
+        scratch.verdict = f"beaten: {_percent(scratch)} against {_percent(winner)} {after}"
+
+
+def _percent(contender: Contender) -> str:
+    return f"{100 * contender.scores[-1].accuracy:.1f}%"
