@@ -1,0 +1,32 @@
+"""Similarity of datasets by optimal transport: encoder, sketch, exact distance, embedding.
+
+Importing this package needs numpy alone; POT is imported by the first transport, torch only by a `torchvision:`
+encoder.
+"""
+
+from search.similarity.embedding import EMBEDDING_DIMENSION, embed, embedding_id
+from search.similarity.encoder import Encoder, load_encoder
+from search.similarity.sketch import (
+    DEFAULT_SKETCH_SIZE,
+    MAX_SKETCH_BYTES,
+    MAX_SKETCH_SIZE,
+    Sketch,
+    make_sketch,
+)
+from search.similarity.transport import TransportResult, lower_bound, otdd
+
+__all__ = [
+    "DEFAULT_SKETCH_SIZE",
+    "EMBEDDING_DIMENSION",
+    "MAX_SKETCH_BYTES",
+    "MAX_SKETCH_SIZE",
+    "Encoder",
+    "Sketch",
+    "TransportResult",
+    "embed",
+    "embedding_id",
+    "load_encoder",
+    "lower_bound",
+    "make_sketch",
+    "otdd",
+]

@@ -1,0 +1,169 @@
+"""Encoders: fixed maps from images to feature vectors. Distances exist only between sketches of one encoder id.
+
+The default, `pixels`, needs neither torch nor a download. An image of any size is reduced to 16x16 by area averaging
+and split into luminance and two colour differences. Luminance is standardised image by image, so that contrast and
+exposure do not separate relatives; of each part the lowest frequencies of the orthonormal cosine transform are kept,
+where natural images and glyphs have most of their energy. That projection is orthogonal, so distances are those of
+the blurred images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search._safetensors import canonical_json
+from search.errors import InvalidArgument
+
+__all__ = ["Encoder", "PixelEncoder", "check_images", "load_encoder"]
+
+
+class Encoder(Protocol):
+    """What every encoder offers; implementations are deterministic and keep no state between calls."""
+
+    @property
+    def id(self) -> str:
+        """Name, version and hash of everything that the features depend on."""
+
+    @property
+    def name(self) -> str:
+        """What `load_encoder` finds it by."""
+
+    @property
+    def dimension(self) -> int:
+        """Features an image."""
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (n, d) of images (n, h, w, c), c in {1, 3}, 8 to 224 pixels a side."""
+
+
+def load_encoder(name: str = "pixels", *, weights: Path | None = None, device: str = "cpu") -> Encoder:
+    """The encoder of that name.
+
+    Args:
+        name: `pixels`, or `torchvision:<model>` such as `torchvision:resnet18`.
+        weights: for `torchvision:` the model's weights, a local safetensors file (see `TorchvisionEncoder`).
+        device: for `torchvision:` where it runs.
+
+    Raises:
+        InvalidArgument: unknown name, or weights missing or given where none are used.
+        UnsafeWeights: the file is not safetensors, or not of that model.
+        OptionalDependency: torch or torchvision is not installed.
+    """
+    if name == PixelEncoder.name:
+        if weights is not None:
+            raise InvalidArgument("The pixels encoder has no weights.", remedy="Leave them out.", field="weights")
+        return PixelEncoder()
+    family, _, model = name.partition(":")
+    if family == "torchvision" and model:
+        from search.similarity.torchvision_encoder import TorchvisionEncoder
+
+        return TorchvisionEncoder(model, weights=weights, device=device)
+    raise InvalidArgument(
+        f"Unknown encoder {name!r}.", remedy="Choose 'pixels' or 'torchvision:<model>'.", field="encoder"
+    )
+
+
+class PixelEncoder:
+    """Low-frequency cosine coefficients of the standardised 16x16 image: 64 of luminance, 2 x 16 of colour."""
+
+    name = "pixels"
+    dimension = 96
+
+    _VERSION = 1
+    _SIDE = 16
+    _LUMINANCE_TERMS = 64
+    _COLOUR_TERMS = 16
+    _CONTRAST_FLOOR = 0.05  # added to the standard deviation, of 0..1: noise in a blank image is not blown up
+    _COLOUR_WEIGHT = 0.3  # measured on 36 tasks: at 1 a background's colour outweighs the shapes on it
+    _BATCH_VALUES = 1 << 21  # float64 values in work at once: 16 MiB
+
+    @property
+    def id(self) -> str:
+        return _pixel_encoder_id()
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        check_images(images)
+        step = max(1, self._BATCH_VALUES // int(np.prod(images.shape[1:])))
+        batches = [self._encode_batch(images[i : i + step]) for i in range(0, len(images), step)]
+        return np.concatenate(batches) if batches else np.empty((0, self.dimension), np.float32)
+
+    def _encode_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        small = self._reduce(images)  # (n, c, 16, 16), in 0..1
+        luminance = small.mean(axis=1)
+        mean, std = luminance.mean(axis=(1, 2), keepdims=True), luminance.std(axis=(1, 2), keepdims=True)
+        parts = [_low_frequencies((luminance - mean) / (std + self._CONTRAST_FLOOR), self._LUMINANCE_TERMS)]
+        if small.shape[1] == 3:
+            red, green, blue = small.transpose(1, 0, 2, 3)
+            differences = ((red - green) / np.sqrt(2.0), (red + green - 2.0 * blue) / np.sqrt(6.0))
+            parts += [self._COLOUR_WEIGHT * _low_frequencies(plane, self._COLOUR_TERMS) for plane in differences]
+        else:  # a grey image is a colour image without colour
+            parts.append(np.zeros((len(images), 2 * self._COLOUR_TERMS)))
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def _reduce(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(n, h, w, c) uint8 to (n, c, 16, 16) in 0..1."""
+        _, h, w, _ = images.shape
+        planes = images.transpose(0, 3, 1, 2).astype(np.float64) / 255.0
+        reduced: NDArray[np.float64] = _area_average(h, self._SIDE) @ planes @ _area_average(w, self._SIDE).T
+        return reduced
+
+
+def check_images(images: NDArray[np.uint8]) -> None:
+    """Raises InvalidArgument for anything but uint8 (n, h, w, 1 or 3)."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in {1, 3}:
+        raise InvalidArgument(
+            f"Images are {images.dtype} of shape {images.shape}.",
+            remedy="Give uint8 (n, h, w, 1 or 3).",
+            field="images",
+        )
+
+
+@cache
+def _pixel_encoder_id() -> str:
+    constants = {key: v for key, v in vars(PixelEncoder).items() if key.isupper() and key != "_BATCH_VALUES"}
+    sha = hashlib.sha256(canonical_json(constants).encode())
+    # Cosines differ in their last bit between maths libraries; the id must not.
+    sha.update(np.rint(_cosines(PixelEncoder._SIDE) * 2**20).astype("<i4").tobytes())
+    return f"pixels-v{PixelEncoder._VERSION}-{sha.hexdigest()[:16]}"
+
+
+def _low_frequencies(planes: NDArray[np.float64], terms: int) -> NDArray[np.float64]:
+    """(n, s, s) to (n, terms); the squared length of all terms together would be the mean square of the plane."""
+    side = planes.shape[1]
+    c = _cosines(side) / np.sqrt(side)
+    rows, columns = _lowest(side, terms)
+    result: NDArray[np.float64] = (c @ planes @ c.T)[:, rows, columns]
+    return result
+
+
+@cache
+def _cosines(side: int) -> NDArray[np.float64]:
+    """Orthonormal cosine transform (DCT-II), (side, side)."""
+    k, x = np.arange(side)[:, None], np.arange(side)[None, :]
+    matrix: NDArray[np.float64] = np.sqrt(2.0 / side) * np.cos(np.pi * k * (x + 0.5) / side)
+    matrix[0] /= np.sqrt(2.0)
+    return matrix
+
+
+@cache
+def _lowest(side: int, terms: int) -> tuple[list[int], list[int]]:
+    """Row and column indices of the lowest frequencies, by distance from zero, ties by row."""
+    order = sorted((i * i + j * j, i, j) for i in range(side) for j in range(side))[:terms]
+    return [i for _, i, _ in order], [j for _, _, j in order]
+
+
+@cache
+def _area_average(source: int, target: int) -> NDArray[np.float64]:
+    """(target, source): each target cell is the mean of the source interval it covers; rows sum to 1."""
+    edges = np.linspace(0.0, source, target + 1)
+    left, right = edges[:-1, None], edges[1:, None]
+    cells = np.arange(source)[None, :]
+    overlap = (np.minimum(right, cells + 1.0) - np.maximum(left, cells)).clip(min=0.0)
+    result: NDArray[np.float64] = overlap / overlap.sum(axis=1, keepdims=True)
+    return result
