@@ -153,3 +153,7 @@ def _missing(extra: str, error: ModuleNotFoundError) -> OptionalDependency:
     return OptionalDependency(
         f"This command needs the package {error.name!r}.", remedy=f'pip install "supernet-registry[{extra}]"'
     )
+
+
+if __name__ == "__main__":
+    main()
