@@ -5,7 +5,8 @@ Running the same stream again therefore *continues* it: finished steps answer wi
 missing is searched. An earlier attempt that failed or was cancelled is followed by a new one.
 
 A task lands in the supernet whose data it shares: the oldest one with a version searched on this very dataset, else the
-one named after the task. So a task that returns adds a version to its lineage instead of growing a twin.
+one in which this stream put the same task before, else the one named after the task. So a task that returns adds a
+version to its lineage instead of growing a twin.
 """
 
 from __future__ import annotations
@@ -273,6 +274,7 @@ class _Supernets:
             for supernet in client.list_supernets()
         }
         self._by_dataset: dict[str, str] = {}
+        self._by_name: dict[str, str] = {}
         for version in reversed(list(client.list_versions())):  # oldest first
             self.add(version)
 
@@ -285,17 +287,21 @@ class _Supernets:
             self._by_dataset.setdefault(key, supernet)
 
     def choose(self, experience: Experience, dataset: ImageDataset, spec: SearchSpec) -> str:
-        """`supernets/{id}`: by the dataset first, then by name; never one of another search space."""
+        """`supernets/{id}`: by the dataset, else where this stream put the same name before, else by the name."""
         record = f"datasets/{dataset.digest[:32]}"
         space = spec.search_space.id if spec.search_space else ""
-        known = self._by_dataset.get(f"{record} {space}" if space else record)
-        if known is not None:
-            return known
         name = f"supernets/{slug(self._name(experience))}"
-        if space and self._spaces.get(name, space) not in ("", space):
-            family, _, digest = space.partition(":")
-            return f"{name[: 73 - 8 - len(family)]}-{family}-{digest[:6]}"
-        return name
+        known = self._by_dataset.get(f"{record} {space}" if space else record)
+        chosen = known or self._by_name.get(name) or self._in_space(name, space)
+        self._by_name.setdefault(name, chosen)
+        return chosen
+
+    def _in_space(self, name: str, space: str) -> str:
+        """The supernet called `name`, or a sibling of it where that is of another search space."""
+        if not space or self._spaces.get(name, space) in ("", space):
+            return name
+        family, _, digest = space.partition(":")
+        return f"{name[: 73 - 8 - len(family)]}-{family}-{digest[:6]}"
 
 
 def _row(

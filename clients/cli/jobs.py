@@ -40,14 +40,13 @@ def jobs(
         output.print_json({"jobs": listed})
         return
     output.print_table(
-        ["job", "supernet", "dataset", ">state", ">created", "progress"],
+        ["!job", "!state", "~supernet", "~dataset", "~progress"],
         [
             (
                 output.short(job.name),
+                job.state.value.lower(),
                 output.short(job.supernet),
                 job.dataset_display_name,
-                job.state.value.lower(),
-                output.when(job.create_time)[5:],
                 _progress(job),
             )
             for job in listed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -16,11 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["console", "number", "percent", "plain", "print_fields", "print_json", "print_table", "say", "short", "when"]
 
 
+_PIPE_WIDTH = 200
+"""A file or a pipe has no width; names in it should be whole."""
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console on stdout or stderr, made anew so that redirected streams are respected."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    redirected = not (sys.stderr if stderr else sys.stdout).isatty() and "COLUMNS" not in os.environ
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=_PIPE_WIDTH if redirected else None)
 
 
 def say(text: str, *, style: str = "") -> None:
@@ -50,7 +56,11 @@ def plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", empty: str = "") -> None:
-    """A table that fits the terminal. A column whose heading starts with `>` is aligned right and never cut."""
+    """A table that fits the terminal, or is as wide as it needs to be where stdout is no terminal.
+
+    Headings begin with what happens when space is short: `!` never cut, `>` never cut and aligned right, `~` cut to one
+    line with an ellipsis, none of them: broken over several lines.
+    """
     from rich import box
     from rich.table import Table
 
@@ -60,12 +70,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         return
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column in columns:
-        if column.startswith(">"):
-            table.add_column(column[1:], justify="right", no_wrap=True)
-        else:
-            table.add_column(column, overflow="fold")
+        kind, heading = (column[0], column[1:]) if column[0] in "!>~" else ("", column)
+        # rich takes space first from columns that may wrap; that a cell of `~` does not is said by the cell.
+        table.add_column(
+            heading, justify="right" if kind == ">" else "left", no_wrap=kind in ("!", ">"), overflow="fold"
+        )
     for row in listed:
-        table.add_row(*(_text(cell) for cell in row))
+        table.add_row(*(_text(cell, cut=column[0] == "~") for cell, column in zip(row, columns, strict=True)))
     console().print(table)
 
 
@@ -84,10 +95,11 @@ def print_fields(fields: Iterable[tuple[str, str]], *, title: str = "") -> None:
     console().print(table)
 
 
-def _text(cell: str) -> Any:
+def _text(cell: str, *, cut: bool = False) -> Any:
     from rich.text import Text
 
-    return Text(cell)  # names may contain brackets, which rich would read as markup
+    # Names may contain brackets, which rich would read as markup in a plain string.
+    return Text(cell, no_wrap=True, overflow="ellipsis") if cut else Text(cell)
 
 
 def percent(fraction: float | None) -> str:

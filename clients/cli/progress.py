@@ -88,15 +88,19 @@ class JobProgress:
         name = "child network" if epoch.phase is Phase.CHILD else "search"
         figures = f"validation {epoch.val_accuracy:.1%}"
         if self._progress is None:
-            self._line(f"{name}, epoch {epoch.epoch} of {epoch.epochs}: {figures}, {epoch.steps} steps")
+            self._line(f"{name}, epoch {epoch.epoch} of {epoch.epochs}: {figures}, {_counted(epoch.steps, 'step')}")
             return
         if epoch.phase not in self._tasks:
             self._tasks[epoch.phase] = self._progress.add_task(name, total=epoch.epochs, figures="")
         self._progress.update(self._tasks[epoch.phase], completed=epoch.epoch, total=epoch.epochs, figures=figures)
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def describe_decision(decision: SourceDecision) -> str:
     """One line: the source and why."""
-    chosen = f"source {output.short(decision.source)}" if decision.source else "from scratch"
-    distance = f" (OT distance {decision.ot_distance:.3g})" if decision.source else ""
-    return f"{chosen}{distance}. {decision.reason}".strip()
+    if not decision.source:
+        return decision.reason if decision.reason.startswith("scratch") else f"scratch: {decision.reason}"
+    return f"source {output.short(decision.source)} (OT distance {decision.ot_distance:.3g}): {decision.reason}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +15,7 @@ from clients.cli import names, output
 from clients.cli.connection import connect
 from clients.cli.options import AsJson
 from clients.resources import Cost, Dataset, Lineage, Metrics, ParentRole, SearchJob, Supernet, SupernetVersion
-from search.errors import NotFound
+from search.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -75,7 +77,7 @@ def _list_supernets(supernets: list[Supernet], versions: Iterable[SupernetVersio
             )
         )
     output.print_table(
-        ["supernet", ">versions", "head's dataset", ">supernet", ">child", ">changed"],
+        ["!supernet", ">versions", "~head's dataset", ">test", ">child test", ">changed"],
         rows,
         empty="No supernets yet. `supernet-registry search DATASET --name NAME` makes one.",
     )
@@ -86,7 +88,7 @@ def _list_versions(versions: list[SupernetVersion], *, as_json: bool) -> None:
         output.print_json({"versions": versions})
         return
     output.print_table(
-        ["version", "dataset", "source", ">supernet", ">child", ">steps"],
+        ["!version", "~dataset", "~source", ">test", ">child test", ">steps"],
         [_version_row(version) for version in versions],
         empty="No versions yet.",
     )
@@ -113,7 +115,7 @@ def _list_datasets(datasets: list[Dataset], *, as_json: bool) -> None:
         output.print_json({"datasets": datasets})
         return
     output.print_table(
-        ["dataset", "name", ">classes", ">train/val/test", ">size", "images"],
+        ["!dataset", "~name", ">classes", ">train/val/test", ">size", "~images"],
         [
             (
                 output.short(d.name)[:12],
@@ -121,7 +123,7 @@ def _list_datasets(datasets: list[Dataset], *, as_json: bool) -> None:
                 str(d.class_count),
                 f"{d.train_count}/{d.val_count}/{d.test_count}",
                 f"{d.height}×{d.width}×{d.channels}",
-                ("kept" if d.retain_images else "held for jobs") if d.images_blob else "",
+                ("kept" if d.retain_images else "for jobs") if d.images_blob else "",
             )
             for d in datasets
         ],
@@ -171,16 +173,16 @@ def _find(client: RegistryClient, kind: str, name: str, *, explicit: bool) -> An
     }
     try:
         return get[kind](name)
-    except NotFound as error:
-        if explicit or kind != "supernet":
-            raise
-        # A bare word may also be the id of a job or a dataset, as tables print them.
-        identity = name.removeprefix("supernets/")
-        for other, prefix in (("job", "searchJobs"), ("dataset", "datasets")):
-            try:
-                return get[other](f"{prefix}/{identity}")
-            except NotFound:
-                continue
+    except (NotFound, InvalidArgument) as error:
+        identity = name.rpartition("/")[2]
+        # A bare word may also be the id of a job, and of a dataset tables print only the beginning.
+        if kind == "supernet" and not explicit:
+            with suppress(NotFound, InvalidArgument):
+                return client.get_search_job(f"searchJobs/{identity}")
+        if (kind == "dataset" or not explicit) and re.fullmatch("[0-9a-f]{6,32}", identity):
+            matches = [d for d in client.list_datasets() if d.name.startswith(f"datasets/{identity}")]
+            if len(matches) == 1:
+                return matches[0]
         raise error from None
 
 

@@ -238,7 +238,7 @@ def print_result(job: SearchJob, version: SupernetVersion, *, as_json: bool, war
     if source != "scratch":
         source = f"{output.short(source)} (OT distance {output.number(result['ot_distance'])})"
     child = result["child_test_accuracy"]
-    child_line = f"{output.percent(child)} ({result['child_parameters']:,} parameters)" if child is not None else ""
+    child_line = f"{output.percent(child)} test, {result['child_parameters']:,} parameters" if child is not None else ""
     output.print_fields(
         [
             ("version", output.short(version.name) + (" (a sibling: the head had moved)" if job.head_moved else "")),
@@ -250,7 +250,7 @@ def print_result(job: SearchJob, version: SupernetVersion, *, as_json: bool, war
                 "supernet",
                 f"{output.percent(result['test_accuracy'])} test, {output.percent(result['val_accuracy'])} val",
             ),
-            ("child network", f"{child_line} test" if child_line else "none"),
+            ("child network", child_line or "none"),
             ("genotype", result["genotype"]),
         ]
     )
@@ -294,7 +294,7 @@ def nearest(
         output.print_json({**output.plain(found), "candidates": candidates, "target": data.name})
         return
     output.print_table(
-        ["version", "dataset", ">OT", ">embedding", ">quality", "verdict"],
+        ["!version", "~dataset", ">OT", ">embedding", ">quality", "verdict"],
         [
             (
                 output.short(c.version),

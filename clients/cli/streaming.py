@@ -181,7 +181,7 @@ def draw_stream(client: RegistryClient, result: StreamResult, folder: Path) -> l
 
 def _print(result: StreamResult) -> None:
     output.print_table(
-        [">#", "task", "source", ">OT", ">steps", ">sec", ">supernet", ">child"],
+        [">#", "task", "~source", ">OT", ">steps", ">sec", ">supernet", ">child"],
         [
             (
                 str(row.step),

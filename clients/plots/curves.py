@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clients.plots._style import GREY, INK, SCRATCH, WARM, figure, save, short, style, tidy
-from clients.resources import EpochMetrics, Phase
+from clients.resources import EpochMetrics, Phase, TasteResult
+from clients.stream_results import StreamRow
 from search.errors import InvalidArgument
 
 __all__ = ["Curve", "CurvePanel", "compare", "learning_curves"]
@@ -28,10 +29,33 @@ class Curve:
     warm: bool
 
     @classmethod
-    def from_epochs(cls, label: str, epochs: Iterable[EpochMetrics], *, warm: bool, taste_steps: int = 0) -> Curve:
-        """The search epochs of a job; the taste's steps come before them."""
-        points = [(taste_steps + e.steps, e.val_accuracy) for e in epochs if e.phase is Phase.SEARCH]
+    def from_epochs(
+        cls,
+        label: str,
+        epochs: Iterable[EpochMetrics],
+        *,
+        warm: bool,
+        taste_steps: int = 0,
+        tastes: Iterable[TasteResult] = (),
+    ) -> Curve:
+        """The search epochs of a job, after all steps of its taste.
+
+        The search goes on from the state that the taste's winner has reached: the curve begins with that accuracy, and
+        the winner's own steps, which its epochs go on counting, are not counted twice.
+        """
+        winner = next((taste for taste in tastes if taste.chosen and taste.steps and taste.val_accuracies), None)
+        points = [(taste_steps, winner.val_accuracies[-1])] if winner is not None else []
+        before = taste_steps - (winner.steps[-1] if winner is not None else 0)
+        points += [(before + e.steps, e.val_accuracy) for e in epochs if e.phase is Phase.SEARCH]
         return cls(label, tuple(s for s, _ in points), tuple(a for _, a in points), warm)
+
+    @classmethod
+    def from_row(cls, row: StreamRow, label: str | None = None) -> Curve:
+        """The curve of a stream's row; its label names the source and the OT distance unless given."""
+        if label is None:
+            parts = row.source.split("/")
+            label = f"← {parts[1]} v{parts[3]}, OT {row.ot_distance:.3g}" if len(parts) == 4 else row.source
+        return cls.from_epochs(label, row.curve, warm=bool(row.source), taste_steps=row.taste_steps, tastes=row.tastes)
 
     @property
     def best(self) -> float:
@@ -100,6 +124,8 @@ def learning_curves(panels: Sequence[CurvePanel], path: str | Path, *, title: st
 
 def _draw_panel(axes: Any, panel: CurvePanel) -> None:
     # Alone, a curve from scratch would only be measured against itself.
+    from matplotlib.ticker import MaxNLocator
+
     target = panel.target if any(curve.warm for curve in panel.curves) else None
     lowest, highest = 100.0, 0.0
     for curve in panel.curves:
@@ -107,6 +133,8 @@ def _draw_panel(axes: Any, panel: CurvePanel) -> None:
         percent = [100 * accuracy for accuracy in curve.accuracies]
         lowest, highest = min([lowest, *percent]), max([highest, *percent])
         axes.plot(curve.steps, percent, color=colour, linewidth=1.8, linestyle="-" if curve.warm else (0, (5, 1.5)))
+        if len(percent) == 1:  # a line of one point would not be seen
+            axes.plot(curve.steps, percent, "o", color=colour, markersize=4)
         reached = curve.steps_to(target) if target is not None else None
         if reached is not None:
             at = percent[curve.steps.index(reached)]
@@ -117,8 +145,10 @@ def _draw_panel(axes: Any, panel: CurvePanel) -> None:
     heading = short(panel.title, 40) + (f"\n{short(subtitle, 46)}" if subtitle else "")
     axes.set_title(heading)
     axes.set_xlim(left=0)
-    room = max((highest - lowest) * 0.08, 1)
+    # At least ten points high: noise of a tenth of a point must not look like a curve.
+    room = max((highest - lowest) * 0.08, 1, (10 - (highest - lowest)) / 2)
     axes.set_ylim(max(0, lowest - room), min(101, highest + room))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if target is not None:
         faster = compare(panel)
         note = "target not reached" if faster is None else f"{faster:.1f}× fewer steps"

@@ -22,6 +22,7 @@ _ROW = 0.74
 _CARD_HEIGHT = 0.48
 _GAP = 1.0
 _MARGIN = 0.25
+_DASHES = (0, (4, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,11 @@ def lineage_picture(
         if title:
             axes.text(_MARGIN, height - 0.3, title, fontsize=12, va="center")
         for child, parent in heads.items():
-            if sources.get(child) != parent:
-                _draw_arrow(axes, corner(parent), corner(child), card, previous=True)
-        for child, parent in sources.items():
-            _draw_arrow(axes, corner(parent), corner(child), card, distance=(distances or {}).get(child))
+            if child in sources and sources[child] != parent:
+                _draw_bow(axes, corner(parent), corner(child), card)
+        for child, parent in {**heads, **sources}.items():
+            distance = (distances or {}).get(child)
+            _draw_arrow(axes, corner(parent), corner(child), card, warm=child in sources, distance=distance)
         for version in lineage.versions:
             _draw_card(
                 axes, version, labels[version.name], corner(version.name), card, scratch=version.name not in sources
@@ -151,27 +153,30 @@ def _draw_arrow(
     child: tuple[float, float],
     card: float,
     *,
-    previous: bool = False,
-    distance: float | None = None,
+    warm: bool,
+    distance: float | None,
 ) -> None:
-    """From the right side of the parent's card to the left side of the child's: down a gutter, then across."""
-    colour = GREY if previous else WARM
+    """From the right side of the main parent's card to the left side of the child's: down a gutter, then across."""
+    colour, line = (WARM, "-") if warm else (GREY, _DASHES)
+    width = 1.6 if warm else 1.1
     (x0, y0), (x1, y1) = (parent[0] + card, parent[1]), child
-    if previous:
-        # Behind the cards: below them within a row, else from the nearer edge to the nearer edge.
-        leave, arrive = (-1, -1) if y0 == y1 else (-1, 1) if y1 < y0 else (1, -1)
-        start = (parent[0] + card * 0.7, y0 + leave * _CARD_HEIGHT / 2)
-        end = (x1 + card * 0.1, y1 + arrive * _CARD_HEIGHT / 2)
-        bend = {"connectionstyle": "arc3,rad=0.08", "linestyle": (0, (4, 2))}
-        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0, **bend}
-        axes.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=1)
-        return
     gutter = x0 + 0.2
-    axes.plot([x0, gutter, gutter], [y0, y0, y1], color=colour, linewidth=1.6, snap=False, zorder=2)
-    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
+    axes.plot([x0, gutter, gutter], [y0, y0, y1], color=colour, linewidth=width, linestyle=line, snap=False, zorder=2)
+    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "linestyle": line, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", xy=(x1, y1), xytext=(gutter, y1), arrowprops=arrow, zorder=2)
-    if distance is not None:
+    if warm and distance is not None:
         axes.text(gutter + 0.08, y1 + 0.09, f"OT {distance:.3g}", fontsize=7.5, va="center", color=colour, zorder=4)
+
+
+def _draw_bow(axes: Any, parent: tuple[float, float], child: tuple[float, float], card: float) -> None:
+    """From a previous head that is not the source: behind the cards, from the nearer edge to the nearer edge."""
+    y0, y1 = parent[1], child[1]
+    leave, arrive = (-1, -1) if y0 == y1 else (-1, 1) if y1 < y0 else (1, -1)
+    start = (parent[0] + card * 0.7, y0 + leave * _CARD_HEIGHT / 2)
+    end = (child[0] + card * 0.1, y1 + arrive * _CARD_HEIGHT / 2)
+    line = {"linestyle": _DASHES, "connectionstyle": "arc3,rad=0.08", "shrinkA": 0, "shrinkB": 0}
+    arrow = {"arrowstyle": "-|>", "color": GREY, "linewidth": 1.1, **line}
+    axes.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=1)
 
 
 def _draw_legend(axes: Any) -> None:
@@ -181,7 +186,7 @@ def _draw_legend(axes: Any) -> None:
     axes.legend(
         handles=[
             Line2D([], [], color=WARM, linewidth=1.6, label="warm-started from (OT distance)"),
-            Line2D([], [], color=GREY, linewidth=1.1, linestyle=(0, (4, 2)), label="previous version"),
+            Line2D([], [], color=GREY, linewidth=1.1, linestyle=_DASHES, label="previous version"),
             Patch(facecolor="white", edgecolor=INK, linewidth=1.6, label="head"),
             Patch(facecolor="#F4F4F4", edgecolor="#BDBDBD", label="from scratch"),
         ],

@@ -117,9 +117,9 @@ def stream_curves(
     for row in _finished(result):
         if only_contrasted and row.step not in contrast:
             continue
-        curves = [_curve(row)]
+        curves = [Curve.from_row(row)]
         if row.step in contrast and row.source:
-            curves.append(_curve(contrast[row.step]))
+            curves.append(Curve.from_row(contrast[row.step]))
         panels.append(CurvePanel(row.task, tuple(curve for curve in curves if curve.steps)))
     return learning_curves(panels, path, title=title or f"Stream {result.stream}")
 
@@ -129,11 +129,6 @@ def _finished(result: StreamResult) -> list[StreamRow]:
     if not rows:
         raise InvalidArgument("No task of the stream has a result.", remedy="Run the stream first.", field="result")
     return rows
-
-
-def _curve(row: StreamRow) -> Curve:
-    label = f"← {_version(row.source)}, OT {row.ot_distance:.3g}" if row.source else ""
-    return Curve.from_epochs(label, row.curve, warm=bool(row.source), taste_steps=row.taste_steps)
 
 
 def _version(name: str) -> str:
