@@ -60,7 +60,7 @@ def read_header(data: bytes) -> Header:
     if length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError(f"the header claims {length} bytes")
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise ValueError("the header is not JSON") from error
     if not isinstance(header, dict):
@@ -94,6 +94,13 @@ def unpack(data: bytes) -> dict[str, NDArray[Any]]:
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(str(error)) from error
     return {name: np.array(a) for name, a in arrays.items()}
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Two readers may choose differently among entries of one name, so there is no such header."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return dict(pairs)
 
 
 def _tensor_info(name: str, entry: object, spans: list[tuple[int, int]]) -> TensorInfo:

@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 from search._safetensors import canonical_json
 from search.errors import InvalidArgument
 
-__all__ = ["Encoder", "PixelEncoder", "check_images", "load_encoder"]
+__all__ = ["MAX_DIMENSION", "Encoder", "PixelEncoder", "check_images", "load_encoder"]
+
+
+MAX_DIMENSION = 4096
+"""Most features an image that a sketch holds."""
 
 
 class Encoder(Protocol):

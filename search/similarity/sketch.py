@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from search._determinism import random_order
 from search._safetensors import Header, pack, read_header, unpack
 from search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
-from search.similarity.encoder import Encoder
+from search.similarity.encoder import MAX_DIMENSION, Encoder
 from search.tasks.dataset import MAX_CLASSES, ImageDataset, Split
 
 __all__ = ["DEFAULT_SKETCH_SIZE", "MAX_SKETCH_BYTES", "MAX_SKETCH_SIZE", "Sketch", "make_sketch"]
@@ -35,7 +35,6 @@ DEFAULT_SKETCH_SIZE = 256
 """Sampled points. Against the whole training splits of the 36 benchmark tasks, 256 points rank pairs alike (Spearman
 0.9995, value 0.9 % high) and find the same nearest source but for near-ties; 128 points 0.9985, 512 points 0.9999."""
 MAX_SKETCH_SIZE = 4096
-MAX_DIMENSION = 4096
 MAX_RANK = 64
 MAX_SKETCH_BYTES = 64 << 20
 

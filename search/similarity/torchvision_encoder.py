@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.errors import InvalidArgument, OptionalDependency, UnsafeWeights
-from search.similarity.encoder import check_images
+from search.similarity.encoder import MAX_DIMENSION, check_images
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,13 @@ class TorchvisionEncoder:
         digest = hashlib.sha256(f"{_VERSION} {model} {self._side} {_IMAGENET_MEAN} {_IMAGENET_STD}\n".encode())
         digest.update(weights.read_bytes())
         self.id = f"torchvision-v{_VERSION}-{model}-{digest.hexdigest()[:16]}"
-        self.dimension = self.encode(np.zeros((1, 8, 8, 1), np.uint8)).shape[1]
+        self.dimension = int(self.encode(np.zeros((1, 8, 8, 1), np.uint8)).shape[1])
+        if self.dimension > MAX_DIMENSION:
+            raise InvalidArgument(
+                f"{model} has {self.dimension} features, at most {MAX_DIMENSION} fit a sketch.",
+                remedy="Choose a model that pools before its classifier, such as resnet18.",
+                field="encoder",
+            )
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
@@ -67,10 +73,15 @@ class TorchvisionEncoder:
         check_images(images)
         with torch.inference_mode():
             parts = [
-                self._network(self._prepare(images[i : i + _BATCH])).flatten(1).float().cpu().numpy()
+                self._features(self._prepare(images[i : i + _BATCH])).float().cpu().numpy()
                 for i in range(0, len(images), _BATCH)
             ]
         return np.concatenate(parts) if parts else np.empty((0, self.dimension), np.float32)
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, d); feature maps that the removed classifier would have pooled are averaged."""
+        y: torch.Tensor = self._network(x)
+        return y.mean(dim=(2, 3)) if y.ndim == 4 else y.flatten(1)
 
     def _prepare(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """uint8 (n, h, w, c) to normalised float32 (n, 3, side, side)."""

@@ -108,7 +108,8 @@ def exact_plan(
     os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
     import ot
 
-    plan, log = ot.emd(p, q, cost, numItermax=max_iterations, log=True)
+    largest = float(np.abs(cost).max()) or 1.0  # the solver's tolerance is absolute: costs of 1e-12 end anywhere
+    plan, log = ot.emd(p, q, cost / largest, numItermax=max_iterations, log=True)
     return np.asarray(plan, dtype=np.float64), log["warning"] is None
 
 

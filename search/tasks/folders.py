@@ -68,7 +68,10 @@ def load_folder(root: Path, *, name: str) -> ImageDataset:
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split that exists; the root itself is `train` where there is no train folder."""
     found = {
-        split: root / alias for split, aliases in _SPLIT_FOLDERS.items() for alias in aliases if (root / alias).is_dir()
+        split: root / alias
+        for split, aliases in _SPLIT_FOLDERS.items()
+        for alias in aliases
+        if (root / alias).is_dir() and _class_folders(root / alias)  # else it may be a class called "train"
     }
     return found if "train" in found else {"train": root}
 
