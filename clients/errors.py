@@ -64,6 +64,7 @@ _BY_CODE: dict[grpc.StatusCode, type[SupernetRegistryError]] = {
 _UNEXPECTED = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 # How gRPC reports a server that died in the middle of a stream, when it does not say UNAVAILABLE.
 _BROKEN_STREAM = re.compile("Stream removed|RST_STREAM")
+_HANDSHAKE = re.compile("handshake|certificate", re.IGNORECASE)
 
 
 def from_rpc_error(error: grpc.RpcError, address: str = "") -> SupernetRegistryError:
@@ -104,6 +105,12 @@ def _without_info(code: grpc.StatusCode, message: str, address: str) -> Supernet
         return Unavailable(
             f"The connection to {address or 'the server'} was cut ({message}).",
             remedy="Send it again; the server may be restarting.",
+            metadata={"address": address},
+        )
+    if code is grpc.StatusCode.UNAVAILABLE and _HANDSHAKE.search(message):
+        return Unavailable(
+            f"No encrypted connection to {address or 'the server'} ({message}).",
+            remedy="Give the certificate of its authority (`root_certificates`), and https:// only where it uses TLS.",
             metadata={"address": address},
         )
     if code is grpc.StatusCode.UNAVAILABLE:
