@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         store = tracking_store(settings.data_dir, arguments.tracking_uri or settings.mlflow_tracking_uri)
         if arguments.exit_with_parent:
             _exit_with_parent()
+        _logger.info("publishing to %s", store.public_uri)
         catalog = Catalog.open(settings)
         try:
             publisher = publisher_type(catalog, store)

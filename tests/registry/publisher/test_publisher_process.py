@@ -86,7 +86,7 @@ def test_it_exits_with_its_parent(catalog: Catalog, data_dir: Path) -> None:
     program = (
         "import subprocess, time\n"
         f"child = subprocess.Popen({argv!r}, stderr=subprocess.PIPE, text=True)\n"
-        "child.stderr.readline()\n"  # its first line: it runs, and watches
+        "child.stderr.readline()\n"  # "publishing to ...": from here on it watches
         "print(child.pid, flush=True); time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
