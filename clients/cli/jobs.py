@@ -10,7 +10,7 @@ import typer
 from clients.cli import names, output
 from clients.cli.connection import connect
 from clients.cli.options import AsJson
-from clients.cli.searching import finished, print_result, result_of
+from clients.cli.searching import finished, left_behind, print_result, result_of
 from clients.resources import JobEvent, JobState, SearchJob
 
 __all__ = ["cancel", "jobs", "watch"]
@@ -91,9 +91,8 @@ def watch(context: typer.Context, job: _Job, *, as_json: AsJson = False) -> None
                     progress.on_event(event)
 
                 ended = finished(client.wait_search_job(name, on_event=on_event))
-        except KeyboardInterrupt:
-            output.say(f"{name} goes on without you; stop it with `supernet-registry cancel {output.short(name)}`.")
-            raise
+        except KeyboardInterrupt as error:
+            raise left_behind(name) from error
         version = client.get_version(ended.version)
     if as_json:
         output.print_json({**result_of(ended, version), "events": events})

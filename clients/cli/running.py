@@ -20,12 +20,26 @@ import typer
 from clients.cli import output
 from search.errors import InternalError, SupernetRegistryError
 
-__all__ = ["INTERRUPTED", "report", "run"]
+__all__ = ["INTERRUPTED", "Interrupted", "report", "run"]
 
 INTERRUPTED = 130
 _USAGE = 2
 # typer carries its own copy of click from 0.20 on: find the base class wherever it lives.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended the waiting for a job, which goes on.
+
+    Args:
+        job: `searchJobs/{id}`.
+        remedies: lines on how to follow or stop it.
+    """
+
+    def __init__(self, job: str, *remedies: str) -> None:
+        super().__init__(f"{job} goes on without you.")
+        self.job = job
+        self.remedies = remedies
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str = "supernet-registry") -> int:
@@ -41,17 +55,18 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str =
     command = typer.main.get_command(app)
     try:
         result = command.main(args=words, prog_name=name, standalone_mode=False)
+        if result == INTERRUPTED:  # that is how typer tells
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except typer.Exit as error:
         return error.exit_code
+    except Interrupted as error:
+        return _report_interrupt(str(error), error.job, error.remedies, as_json=as_json)
     except SupernetRegistryError as error:
         report(error, as_json=as_json)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        output.say("Interrupted.")
-        if as_json:
-            output.print_json({"error": {"reason": "INTERRUPTED", "message": "Interrupted.", "exit_code": INTERRUPTED}})
-        return INTERRUPTED
+        return _report_interrupt("Interrupted.", "", (), as_json=as_json)
     except BrokenPipeError:
         # The reader (`| head`) has gone; without this, Python complains once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +97,15 @@ def _described(error: SupernetRegistryError) -> dict[str, Any]:
         "metadata": error.metadata,
         "exit_code": error.exit_code,
     }
+
+
+def _report_interrupt(message: str, job: str, remedies: Sequence[str], *, as_json: bool) -> int:
+    for line in (message, *remedies):
+        output.say(line)
+    if as_json:
+        described = {"reason": "INTERRUPTED", "message": message, "remedy": "; ".join(remedies), "job": job}
+        output.print_json({"error": {**described, "exit_code": INTERRUPTED}})
+    return INTERRUPTED
 
 
 def _report_usage(error: Any, *, as_json: bool) -> int:

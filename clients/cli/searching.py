@@ -33,6 +33,7 @@ from clients.cli.options import (
     resolve_source,
     search_space,
 )
+from clients.cli.running import Interrupted
 from clients.resources import Cost, JobState, Metrics, SearchJob, SourceDecision, SupernetVersion, TransferMode
 from search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
 
@@ -165,11 +166,16 @@ def wait_for(client: RegistryClient, name: str, *, title: str = "") -> SearchJob
     try:
         with JobProgress(title=title) as progress:
             return client.wait_search_job(name, on_event=progress.on_event)
-    except KeyboardInterrupt:
-        output.say(f"{name} goes on without you.")
-        output.say(f"Follow it: supernet-registry watch {output.short(name)}")
-        output.say(f"Stop it:   supernet-registry cancel {output.short(name)}")
-        raise
+    except KeyboardInterrupt as error:
+        raise left_behind(name) from error
+
+
+def left_behind(name: str) -> Interrupted:
+    """What Ctrl-C means while one waits for a job."""
+    identity = output.short(name)
+    return Interrupted(
+        name, f"Follow it: supernet-registry watch {identity}", f"Stop it: supernet-registry cancel {identity}"
+    )
 
 
 def finished(job: SearchJob) -> SearchJob:

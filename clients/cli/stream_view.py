@@ -8,6 +8,7 @@ from typing import Self
 
 from clients.cli import output
 from clients.cli.progress import JobProgress
+from clients.cli.searching import left_behind
 from clients.resources import JobEvent, SearchJob
 from clients.stream_results import StreamRow
 from clients.stream_runner import StreamListener
@@ -32,9 +33,9 @@ class StreamView(StreamListener):
     ) -> None:
         self._bars.close()
         if isinstance(error, KeyboardInterrupt):
-            if self._job:
-                output.say(f"{self._job} goes on without you; `supernet-registry cancel` stops it.")
             output.say("Run the same command again to continue the stream.")
+            if self._job:
+                raise left_behind(self._job) from error
 
     def on_task(self, experience: Experience, total: int) -> None:
         output.say(f"[{experience.current_experience + 1}/{total}] {experience.name}", style="bold")
