@@ -6,6 +6,7 @@ server has decided something. Every call has a deadline. The message limit stays
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -25,6 +26,7 @@ R = TypeVar("R")
 DEFAULT_ADDRESS = "127.0.0.1:50551"
 ADDRESS_VARIABLE = "SUPERNET_REGISTRY_ADDRESS"
 TOKEN_VARIABLE = "SUPERNET_REGISTRY_TOKEN"  # noqa: S105  # the variable's name, not a secret
+ROOT_CERTIFICATES_VARIABLE = "SUPERNET_REGISTRY_ROOT_CERTIFICATES"
 
 STREAM_TIMEOUT_S = 600.0
 """Deadline of one stream; longer transfers and watches resume on a new one."""
@@ -53,12 +55,13 @@ class Target:
 
     def __init__(self, address: str | None, token: str | None, root_certificates: bytes | Path | None) -> None:
         given = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+        if root_certificates is None and given.startswith("https://"):
+            named = os.environ.get(ROOT_CERTIFICATES_VARIABLE)
+            root_certificates = Path(named) if named else None
         self.tls = root_certificates is not None or given.startswith("https://")
         self.address = given.removeprefix("https://").removeprefix("http://").rstrip("/")
         self.local = _is_local(self.address)
-        if isinstance(root_certificates, Path):
-            root_certificates = root_certificates.read_bytes()
-        self._root_certificates = root_certificates
+        self._root_certificates = _read_certificates(root_certificates)
         self._token = token or os.environ.get(TOKEN_VARIABLE) or ""
         if self._token and not self.tls and not self.local:
             raise InvalidArgument(
@@ -99,6 +102,19 @@ class Target:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Metadata of every call: the token, on plaintext within this machine, where gRPC takes no call credentials."""
         return (("authorization", f"Bearer {self._token}"),) if self._token and not self.tls else ()
+
+
+def _read_certificates(source: bytes | Path | None) -> bytes | None:
+    if not isinstance(source, Path):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(
+            f"The certificates in {source} cannot be read: {error.strerror}.",
+            remedy="Name a PEM file with the certificate of the server's authority.",
+            field="root_certificates",
+        ) from error
 
 
 def _is_local(address: str) -> bool:
@@ -206,7 +222,7 @@ class AsyncConnection:
         """Send a stream of requests for one answer."""
 
         async def paced() -> AsyncIterator[Message]:
-            for request in requests:
+            while (request := await asyncio.to_thread(next, requests, None)) is not None:  # reads a file and checksums
                 yield request
 
         try:

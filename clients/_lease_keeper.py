@@ -216,7 +216,8 @@ class LeaseKeeper:
                 self._checkpoint = None
 
     def _lose(self, error: SupernetRegistryError) -> None:
-        _log.warning("%s: %s", self.lease.job, error)
+        if not self._closed.is_set():  # a heartbeat may cross the end of its own job
+            _log.warning("%s: %s", self.lease.job, error)
         self._lost.set()
         with self._changed:
             self._changed.notify_all()

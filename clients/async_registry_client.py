@@ -220,8 +220,13 @@ class AsyncRegistryClient:
 
     async def download_blob_to(self, name: str, path: str | Path, *, progress: Progress | None = None) -> Path:
         target = Path(path)
-        with blobs.IncomingFile(target) as sink:
-            await blobs.download_async(self._connection, name, sink, progress)
+        incoming = blobs.IncomingFile(target)
+        try:
+            await blobs.download_async(self._connection, name, incoming.file, progress)
+        except BaseException:
+            incoming.discard()
+            raise
+        await asyncio.to_thread(incoming.commit)
         return target
 
     # What a worker needs -----------------------------------------------------------------------------------------

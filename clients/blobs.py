@@ -233,17 +233,25 @@ class IncomingFile(AbstractContextManager[BinaryIO]):
         self._path = path
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         self._temporary = Path(temporary)
-        self._file: BinaryIO = os.fdopen(descriptor, "wb")
+        self.file: BinaryIO = os.fdopen(descriptor, "wb")
 
     def __enter__(self) -> BinaryIO:
-        return self._file
+        return self.file
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self._temporary.replace(self._path)
+            self.commit()
         else:
-            self._temporary.unlink()
+            self.discard()
+
+    def commit(self) -> None:
+        """Make it durable and let it take its place."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        self._temporary.replace(self._path)
+
+    def discard(self) -> None:
+        """Remove it."""
+        self.file.close()
+        self._temporary.unlink()

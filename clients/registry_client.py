@@ -52,7 +52,8 @@ class RegistryClient:
         token: bearer token; the environment variable SUPERNET_REGISTRY_TOKEN if not given. Refused (InvalidArgument)
             where it would travel unencrypted to another machine.
         timeout_s: deadline of each call in seconds, gRPC's retries included. Transfers and watches have their own.
-        root_certificates: PEM bytes or file of the server's authority; turns TLS on.
+        root_certificates: PEM bytes or file of the server's authority, which turns TLS on; with an https:// address
+            the file named by the environment variable SUPERNET_REGISTRY_ROOT_CERTIFICATES if not given.
         encoder_weights: local weights file, where the registry's encoder is `torchvision:<model>`.
 
     Every method raises types of `clients.errors`: Unavailable where no server answers, DeadlineExceeded, and what

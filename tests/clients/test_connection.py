@@ -66,6 +66,18 @@ def test_on_tls_the_token_is_part_of_the_channel_credentials() -> None:
     assert isinstance(target.credentials, grpc.ChannelCredentials)
 
 
+def test_certificates_that_cannot_be_read_are_an_invalid_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By argument or environment: the error names the file."""
+    with pytest.raises(InvalidArgument, match="missing"):
+        RegistryClient("localhost:1", root_certificates=tmp_path / "missing.pem")
+    monkeypatch.setenv("SUPERNET_REGISTRY_ROOT_CERTIFICATES", str(tmp_path / "missing.pem"))
+    with pytest.raises(InvalidArgument, match="missing"):
+        RegistryClient("https://localhost:1")
+    assert not Target("localhost:1", None, None).tls
+
+
 def test_the_token_and_a_deadline_arrive_with_every_call(serve: Callable[..., str]) -> None:
     """The server sees who calls, and how long the caller will listen."""
     servicer = Recording()
