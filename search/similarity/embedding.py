@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from search._determinism import random_signs, random_uint16
+from search._determinism import random_signs, random_uint16, random_unit
 from search.similarity.sketch import Sketch
 from search.similarity.transport import exact_plan
 
@@ -61,9 +61,9 @@ def _joint_points(sketch: Sketch) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=4)
 def _reference(encoder_id: str, dimension: int) -> NDArray[np.float64]:
-    """The reference points, (M, 3d): corners of the cube, drawn from the hash of the encoder id."""
-    signs = random_signs(REFERENCE_POINTS * 3 * dimension, "reference", _VERSION, encoder_id, dimension)
-    return signs.reshape(REFERENCE_POINTS, 3 * dimension)
+    """The reference points, (M, 3d): uniform in the cube [-1, 1), drawn from the hash of the encoder id."""
+    values = random_unit(REFERENCE_POINTS * 3 * dimension, "reference", _VERSION, encoder_id, dimension)
+    return (2.0 * values - 1.0).reshape(REFERENCE_POINTS, 3 * dimension)
 
 
 def _project(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -103,14 +103,28 @@ def label_distances(a: Sketch, b: Sketch) -> NDArray[np.float64]:
 def exact_plan(
     p: NDArray[np.float64], q: NDArray[np.float64], cost: NDArray[np.float64], *, max_iterations: int = MAX_ITERATIONS
 ) -> tuple[NDArray[np.float64], bool]:
-    """An optimal coupling (n, m) of masses p (n,) and q (m,), and whether the solver proves it optimal."""
+    """An optimal coupling (n, m) of masses p (n,) and q (m,), and whether the solver proves it optimal.
+
+    Where it does not (POT warns then), the coupling is made whole, so that its cost is an upper bound.
+    """
     # POT otherwise imports torch, which must never share the server's process with FAISS.
     os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
     import ot
 
     largest = float(np.abs(cost).max()) or 1.0  # the solver's tolerance is absolute: costs of 1e-12 end anywhere
     plan, log = ot.emd(p, q, cost / largest, numItermax=max_iterations, log=True)
-    return np.asarray(plan, dtype=np.float64), log["warning"] is None
+    converged = log["warning"] is None
+    return (plan if converged else _completed(plan, p, q)), converged
+
+
+def _completed(plan: NDArray[np.float64], p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A coupling of p and q from a plan that leaves mass behind (Altschuler, Weed & Rigollet 2017, algorithm 2)."""
+    plan = plan * np.minimum(1.0, p / np.maximum(plan.sum(axis=1), 1e-300))[:, None]
+    plan = plan * np.minimum(1.0, q / np.maximum(plan.sum(axis=0), 1e-300))[None, :]
+    left_p, left_q = p - plan.sum(axis=1), q - plan.sum(axis=0)
+    missing = left_p.sum()
+    whole: NDArray[np.float64] = plan + np.outer(left_p, left_q) / missing if missing > 0 else plan
+    return whole
 
 
 def squared_distances(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
