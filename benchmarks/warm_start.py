@@ -1,0 +1,188 @@
+"""Warm-started against from scratch: steps to the same validation accuracy, and what is left at the end.
+
+    python benchmarks/warm_start.py [--quick] [--seeds 3] [--json FILE]
+
+For each pair of tasks (source, target) and each seed, the source is searched once; then the target is searched from
+scratch and, with the taste, from the source's supernet. The target accuracy is scratch's best validation accuracy minus
+one point; steps count weight updates, the taste's included. No number is tuned on test data, and none here is
+chosen by the test accuracy: it is only reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from report import Check, finish, print_table
+
+from search.pipeline import Candidate, Epoch, Listener, PipelineResult, run_pipeline
+from search.recipe import Recipe
+from search.spaces import make_space
+from search.tasks import Derivation, ImageDataset, derive, load_dataset
+
+TASKS = Path(__file__).parents[1] / "examples" / "tasks"
+MARGIN = 0.01
+PAIRS = [
+    ("print_latin_lower", "print_greek"),
+    ("fashion_tops", "fashion_tops_twin"),
+    ("print_latin_upper_wild", "print_digits_wild"),
+    ("print_greek", "print_cyrillic"),
+    ("print_latin_upper", "print_hebrew"),
+    ("print_digits", "optdigits"),
+]
+UNRELATED = [("texture3", "print_digits"), ("fashion_foot_bag", "texture3")]
+"""Pairs in which the source should not help, and must not hurt."""
+
+
+class Curve(Listener):
+    """The search's validation accuracy against its steps."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        if epoch.phase == "SEARCH":
+            self.points.append((epoch.steps, epoch.val_accuracy))
+
+    def steps_to(self, accuracy: float) -> int | None:
+        """Steps after which `accuracy` was first reached; None if never."""
+        return next((steps for steps, value in self.points if value >= accuracy), None)
+
+
+def load(task: str, seed: int, images: int) -> ImageDataset:
+    """About `images` training images of a task and half as many for validation, drawn anew for every seed."""
+    dataset = load_dataset(TASKS / f"{task}.npz")
+    per_class = max(4, images // dataset.n_classes)
+    return derive(dataset, Derivation(n_train=per_class, n_val=max(3, per_class // 2), seed=seed))
+
+
+def compare(source: str, target: str, seed: int, images: int, recipe: Recipe) -> dict[str, Any]:
+    """One pair, one seed: a row of figures."""
+    space = make_space()
+    origin = run_pipeline(load(source, seed, images), space, replace(recipe, child_epochs=0), seed=seed)
+    dataset = load(target, seed, images)
+    cold, warm = Curve(), Curve()
+    scratch = run_pipeline(dataset, space, recipe, seed=seed, listener=cold)
+    candidate = Candidate(version=source, ot_distance=0.0, weights=origin.weights)
+    started = run_pipeline(dataset, space, recipe, seed=seed, candidates=[candidate], listener=warm)
+    goal = max(value for _, value in cold.points) - MARGIN
+    cold_steps, warm_steps = cold.steps_to(goal), warm.steps_to(goal)
+    return {
+        "source": source,
+        "target": target,
+        "seed": seed,
+        "goal": goal,
+        "scratch_steps": cold_steps,
+        "warm_steps": None if warm_steps is None else warm_steps + started.taste_steps,
+        "taste_steps": started.taste_steps,
+        "scratch": summary(scratch),
+        "warm": summary(started),
+        "curves": {"scratch": cold.points, "warm": warm.points},
+    }
+
+
+def summary(result: PipelineResult) -> dict[str, float]:
+    """What is left at the end of a run."""
+    return {
+        "val_accuracy": result.val_accuracy,
+        "test_accuracy": result.test_accuracy,
+        "child_test_accuracy": result.child_test_accuracy,
+        "steps": result.search_steps + result.taste_steps,
+        "seconds": result.search_seconds + result.taste_seconds + result.child_seconds,
+    }
+
+
+def speed_up(row: dict[str, Any]) -> float:
+    """Scratch's steps to the goal over the warm ones; 0 where the warm search never got there."""
+    return 0.0 if row["warm_steps"] is None else row["scratch_steps"] / max(1, row["warm_steps"])
+
+
+def gain(row: dict[str, Any], metric: str) -> float:
+    """Points of accuracy, warm minus scratch."""
+    return 100 * float(row["warm"][metric] - row["scratch"][metric])
+
+
+def main() -> None:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=300, help="training images a task, about")
+    parser.add_argument("--quick", action="store_true", help="two pairs, one seed")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    seeds = range(1 if arguments.quick else arguments.seeds)
+    near, far = (PAIRS[:2], []) if arguments.quick else (PAIRS, UNRELATED)
+    recipe = Recipe.for_space(make_space())
+    rows = []
+    for source, target in near + far:
+        for seed in seeds:
+            row = compare(source, target, seed, arguments.images, recipe)
+            row["near"] = (source, target) in near
+            rows.append(row)
+            print(f"{target} ← {source}, seed {seed}: {speed_up(row):.1f}×", flush=True)
+    print_table(
+        "warm against scratch, mean over seeds (accuracies in points, warm − scratch)",
+        ["target ← source", "steps scratch", "steps warm", "speed-up", "supernet test", "child test"],
+        [table_row(source, target, rows) for source, target in near + far],
+    )
+    related = [row for row in rows if row["near"]]
+    speed_ups = [speed_up(row) for row in related]
+    finish(
+        "warm_start",
+        rows,
+        [
+            Check(
+                "median speed-up, near relatives",
+                statistics.median(speed_ups),
+                "≥ 3",
+                "×",
+                statistics.median(speed_ups) >= 3,
+            ),
+            Check(
+                "worst mean change of supernet test accuracy",
+                worst := min(mean_gain(pair, rows, "test_accuracy") for pair in near + far),
+                "≥ -1",
+                "points",
+                worst >= -1,
+            ),
+            Check(
+                "mean change of child test accuracy, near relatives",
+                mean := statistics.fmean(gain(row, "child_test_accuracy") for row in related),
+                "≥ 3",
+                "points",
+                mean >= 3,
+            ),
+        ],
+        seeds=list(seeds),
+        arguments={"images": arguments.images, "quick": arguments.quick},
+        path=arguments.json,
+    )
+
+
+def mean_gain(pair: tuple[str, str], rows: list[dict[str, Any]], metric: str) -> float:
+    """Mean over seeds of a pair's gain."""
+    return statistics.fmean(gain(row, metric) for row in rows if (row["source"], row["target"]) == pair)
+
+
+def table_row(source: str, target: str, rows: list[dict[str, Any]]) -> list[str]:
+    """One line of the human table."""
+    mine = [row for row in rows if (row["source"], row["target"]) == (source, target)]
+    reached = [row["warm_steps"] for row in mine if row["warm_steps"] is not None]
+    return [
+        f"{target} ← {source}",
+        f"{statistics.fmean(row['scratch_steps'] for row in mine):.0f}",
+        f"{statistics.fmean(reached):.0f}" if reached else "never",
+        " ".join(f"{speed_up(row):.1f}" for row in mine),
+        f"{mean_gain((source, target), rows, 'test_accuracy'):+.1f}",
+        f"{mean_gain((source, target), rows, 'child_test_accuracy'):+.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""The whole service on real data: a stream of tasks, each warm-started from what the ones before it learnt.
+
+    python examples/demo.py --data-dir demo-data
+
+Starts the registry on loopback, streams nine shipped tasks through it, searches some of them from scratch for contrast
+(outside the registry, so that nothing profits from them), prints a table, and leaves pictures. Run it again on the same
+data folder and it continues: finished steps answer at once with the jobs they had, and two tasks return with newly
+drawn images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from clients import RegistryClient
+from clients.plots import Curve, CurvePanel, accuracy_matrix, compare, learning_curves, lineage_picture, stream_summary
+from clients.resources import EpochMetrics, JobEvent, Lineage, LineageEdge, Phase, SearchJob
+from clients.stream_results import StreamResult, StreamRow
+from clients.stream_runner import StreamListener, run_stream
+from clients.streams import Experience, TaskStream
+from search.drawing import draw_cells
+
+HERE = Path(__file__).parent
+TASKS = HERE / "tasks"
+STREAMS = HERE / "streams.json"
+CONTRAST = ["print_greek", "fashion_tops_twin", "print_digits_wild"]
+"""Tasks that are also searched from scratch. Each has a near relative earlier in the stream."""
+
+console = Console(width=None if sys.stdout.isatty() else 150)
+
+
+@contextmanager
+def service(data_dir: Path) -> Iterator[str]:
+    """`supernet-registry serve` on a free loopback port, drained when the block ends. Yields the address."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    ready = data_dir / "server.json"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "registry.cli", "serve", "--data-dir", str(data_dir), "--address", "127.0.0.1:0"]
+    log = (data_dir / "serve.log").open("ab")
+    with log, subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as process:
+        try:
+            yield wait_for_address(process, ready, data_dir / "serve.log")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def wait_for_address(process: subprocess.Popen[bytes], ready: Path, log: Path) -> str:
+    """The address that the server writes to `server.json` once it listens."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            sys.exit(f"The service ended with code {process.returncode}; see {log}.")
+        if ready.exists():
+            return str(json.loads(ready.read_text())["address"])
+        time.sleep(0.1)
+    sys.exit(f"The service did not start within two minutes; see {log}.")
+
+
+class Progress(StreamListener):
+    """One line a task while it runs."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def on_task(self, experience: Experience, total: int) -> None:
+        self.started = time.monotonic()
+        console.print(f"[bold]{experience.current_experience + 1}/{total} {experience.task_name}[/bold]", end="  ")
+
+    def on_event(self, event: JobEvent) -> None:
+        if event.decision is not None:
+            console.print(f"from {short_version(event.decision.source)}", end="  ")
+
+    def on_row(self, row: StreamRow) -> None:
+        seconds = time.monotonic() - self.started
+        how = "had it already" if row.resumed else f"{row.steps} steps, {seconds:.0f} s"
+        console.print(f"{how}, test {row.test_accuracy:.1%}, child {row.child_test_accuracy:.1%}")
+
+
+def search_from_scratch(experience: Experience, cache: Path) -> StreamRow:
+    """The contrast: the same task, recipe and seed without any source, in this process and outside the registry."""
+    path = cache / f"{experience.task_name}-{experience.dataset.digest[:12]}.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        return StreamRow(
+            **{**stored, "curve": tuple(EpochMetrics(**{**e, "phase": Phase(e["phase"])}) for e in stored["curve"])}
+        )
+    from search.pipeline import Epoch, Listener, run_pipeline
+    from search.recipe import Recipe
+    from search.spaces import make_space
+
+    class Collect(Listener):
+        def __init__(self) -> None:
+            self.curve: list[EpochMetrics] = []
+
+        def on_epoch(self, epoch: Epoch) -> None:
+            self.curve.append(EpochMetrics(**{**asdict(epoch), "phase": Phase(epoch.phase)}))
+
+    listener = Collect()
+    space = make_space()
+    result = run_pipeline(experience.dataset, space, Recipe.for_space(space), seed=0, listener=listener)
+    row = StreamRow(
+        step=experience.current_experience,
+        task=experience.name,
+        task_name=experience.task_name,
+        search_steps=result.search_steps,
+        child_steps=result.child_steps,
+        search_seconds=result.search_seconds,
+        child_seconds=result.child_seconds,
+        val_accuracy=result.val_accuracy,
+        test_accuracy=result.test_accuracy,
+        child_test_accuracy=result.child_test_accuracy,
+        genotype=result.genotype,
+        curve=tuple(listener.curve),
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(row)))
+    return row
+
+
+def panel(warm: StreamRow, scratch: StreamRow) -> CurvePanel:
+    """The learning curves of a task, with and without a source."""
+    return CurvePanel(
+        warm.task_name,
+        (
+            Curve.from_epochs(
+                f"from {short_version(warm.source)}", warm.curve, warm=True, taste_steps=warm.taste_steps
+            ),
+            Curve.from_epochs("from scratch", scratch.curve, warm=False),
+        ),
+    )
+
+
+def short_version(name: str) -> str:
+    """`supernets/print_greek/versions/2` → `print_greek/2`."""
+    return name.removeprefix("supernets/").replace("/versions/", "/") or "scratch"
+
+
+def print_stream(result: StreamResult) -> None:
+    """One row a task: source and why, distance, cost, accuracy."""
+    table = Table(title=f"Stream {result.stream}: every task starts from what the ones before it learnt")
+    for name, justify in [
+        ("task", "left"),
+        ("source", "left"),
+        ("why", "left"),
+        ("√OT", "right"),
+        ("steps", "right"),
+        ("s", "right"),
+    ]:
+        table.add_column(name, justify=justify, max_width=52 if name == "why" else None)  # type: ignore[arg-type]
+    table.add_column("supernet\ntest", justify="right")
+    table.add_column("child\ntest", justify="right")
+    for row in result.rows:
+        distance = f"{row.ot_distance:.2f}" if row.source else "–"
+        steps = f"{row.steps}" + (f"\n({row.taste_steps} taste)" if row.taste_steps else "")
+        seconds = f"{row.seconds + row.child_seconds:.0f}"
+        table.add_row(
+            row.task_name,
+            short_version(row.source),
+            row.reason,
+            distance,
+            steps,
+            seconds,
+            f"{row.test_accuracy:.1%}",
+            f"{row.child_test_accuracy:.1%}",
+        )
+    console.print(table)
+
+
+def print_contrast(pairs: list[tuple[StreamRow, StreamRow]]) -> list[dict[str, object]]:
+    """Warm-started against from scratch: steps to scratch's best validation accuracy minus one point."""
+    table = Table(
+        title="Warm-started against from scratch (target: scratch's best validation accuracy − 1 point; taste counted)"
+    )
+    for name in [
+        "task",
+        "target",
+        "steps, scratch",
+        "steps, warm",
+        "ratio",
+        "supernet test,\nscratch → warm",
+        "child test,\nscratch → warm",
+    ]:
+        table.add_column(name, justify="left" if name == "task" else "right")
+    figures: list[dict[str, object]] = []
+    for warm, scratch in pairs:
+        curves = panel(warm, scratch)
+        target = curves.target or 0.0
+        steps = {curve.warm: curve.steps_to(target) for curve in curves.curves}
+        ratio = compare(curves)
+        table.add_row(
+            warm.task_name,
+            f"{target:.1%}",
+            str(steps[False]),
+            "never" if steps[True] is None else str(steps[True]),
+            "–" if ratio is None else f"1/{ratio:.1f}",
+            f"{scratch.test_accuracy:.1%} → {warm.test_accuracy:.1%}",
+            f"{scratch.child_test_accuracy:.1%} → {warm.child_test_accuracy:.1%}",
+        )
+        figures.append(
+            {
+                "task": warm.task_name,
+                "source": short_version(warm.source),
+                "target_val_accuracy": target,
+                "steps_scratch": steps[False],
+                "steps_warm": steps[True],
+                "speed_up": ratio,
+                "test_accuracy": {"scratch": scratch.test_accuracy, "warm": warm.test_accuracy},
+                "child_test_accuracy": {"scratch": scratch.child_test_accuracy, "warm": warm.child_test_accuracy},
+            }
+        )
+    console.print(table)
+    return figures
+
+
+def whole_lineage(client: RegistryClient) -> Lineage:
+    """Every version that the registry holds, with the arrows between them."""
+    versions = tuple(reversed(list(client.list_versions())))
+    return Lineage(
+        versions=versions,
+        edges=tuple(
+            LineageEdge(child=version.name, parent=parent) for version in versions for parent in version.parents
+        ),
+    )
+
+
+def draw(
+    client: RegistryClient, result: StreamResult, pairs: list[tuple[StreamRow, StreamRow]], pictures: Path
+) -> list[Path]:
+    """Learning curves, summary, accuracy matrix, lineage, and a drawing of every task's cell."""
+    distances = {
+        job.version: job.decision.ot_distance for job in client.list_search_jobs() if job.decision and job.version
+    }
+    drawn = [
+        learning_curves(
+            [panel(warm, scratch) for warm, scratch in pairs],
+            pictures / "learning_curves.png",
+            title="What a warm start saves",
+        ),
+        stream_summary(result, pictures / "stream.png", scratch={warm.step: scratch for warm, scratch in pairs}),
+        accuracy_matrix(result, pictures / "accuracy_matrix.png"),
+        lineage_picture(whole_lineage(client), pictures / "lineage.svg", distances=distances, title="Lineage"),
+        lineage_picture(whole_lineage(client), pictures / "lineage.png", distances=distances, title="Lineage"),
+    ]
+    for row in result.rows:
+        draw_cells(row.genotype, pictures / "cells" / f"{row.step:02d}-{row.task_name}.svg", title=row.task_name)
+    return drawn
+
+
+def finished_rounds(client: RegistryClient, name: str) -> int:
+    """How many rounds of the returning tasks earlier runs have finished."""
+    jobs: list[SearchJob] = list(client.list_search_jobs())
+    length = len(TaskStream.from_json(STREAMS, "returning", tasks=TASKS))
+    count = 0
+    while sum(job.stream == f"{name}-{count + 1}" and bool(job.version) for job in jobs) == length:
+        count += 1
+    return count
+
+
+def returning_tasks(seed: int, folder: Path) -> TaskStream:
+    """Two tasks of the stream again, with images drawn anew."""
+    steps = [{**step, "seed": seed} for step in json.loads(STREAMS.read_text())["returning"]]
+    path = folder / "returning.json"
+    path.write_text(json.dumps({"returning": steps}))
+    return TaskStream.from_json(path, "returning", tasks=TASKS)
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("demo-data"), help="where the registry lives; kept")
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through `service`, which ends what it started
+    began = time.monotonic()
+    data_dir: Path = arguments.data_dir.resolve()
+    pictures = data_dir / "pictures"
+    stream = TaskStream.from_json(STREAMS, "demo", tasks=TASKS)
+    with service(data_dir) as address, RegistryClient(address) as client:
+        console.print(f"Registry at {address}, data in {os.path.relpath(data_dir)}\n")
+        continued = bool(list(client.list_versions()))
+        result = run_stream(client, stream, stream_name="demo", listener=Progress())
+        if continued:
+            number = finished_rounds(client, "demo-return") + 1
+            console.print(f"\nRun {number + 1} on this data: two tasks return with newly drawn images.")
+            again = run_stream(
+                client, returning_tasks(number, data_dir), stream_name=f"demo-return-{number}", listener=Progress()
+            )
+            print_stream(again)
+        console.print(f"\nFrom scratch, for contrast: {', '.join(CONTRAST)} …")
+        rows = {row.task_name: row for row in result.rows}
+        scratch = [search_from_scratch(e, data_dir / "contrast") for e in stream if e.task_name in CONTRAST]
+        pairs = [(rows[row.task_name], replace(row, step=rows[row.task_name].step)) for row in scratch]
+        print_stream(result)
+        figures = print_contrast(pairs)
+        drawn = draw(client, result, pairs, pictures)
+        supernets = list(client.list_supernets())
+    console.print(
+        f"{len(supernets)} supernets, {sum(s.version_count for s in supernets)} versions, "
+        f"{time.monotonic() - began:.0f} s in all."
+    )
+    console.print(
+        "Pictures: "
+        + ", ".join(os.path.relpath(path) for path in drawn)
+        + f", {os.path.relpath(pictures / 'cells')}/*.svg"
+    )
+    store = os.path.relpath(data_dir / "mlflow" / "mlflow.db")
+    console.print(f"MLflow: {os.path.relpath(sys.executable)} -m mlflow ui --backend-store-uri sqlite:///{store}")
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"stream": result.to_json(), "contrast": figures, "seconds": time.monotonic() - began}, indent=2)
+        )
+
+
+if __name__ == "__main__":
+    main()
