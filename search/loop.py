@@ -204,7 +204,9 @@ class Loop:
         return self.data.normalisation(split.images[indices]), split.labels[indices]
 
     def _learning_rate(self) -> float:
-        """Cosine from the plan's first rate to the recipe's last, over all epochs."""
+        """Cosine from the plan's first rate to the recipe's last, over all epochs, after a linear warm-up."""
+        if self.steps < self.recipe.warmup_steps:
+            return self.plan.learning_rate * (self.steps + 1) / (self.recipe.warmup_steps + 1)
         share = min(1.0, self.steps / max(1, self.plan.epochs * self.steps_per_epoch))
         low = min(self.recipe.learning_rate_min, self.plan.learning_rate)
         return low + (self.plan.learning_rate - low) * 0.5 * (1.0 + math.cos(math.pi * share))

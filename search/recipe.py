@@ -31,6 +31,7 @@ class Recipe:
     learning_rate: float = 0.025  # at the first step
     learning_rate_min: float = 0.001  # at the last step
     warm_learning_rate: float = 0.01  # first step's, when weights come from a source
+    warmup_steps: int = 0  # over which the learning rate rises from 0: Adam's first steps are blind and long
     momentum: float = 0.9  # sgd only
     weight_decay: float = 3e-4
     clip_norm: float = 5.0  # largest norm of the weights' gradient; 0 for no clipping
@@ -51,7 +52,6 @@ class Recipe:
 
     # Transfer
     entropy_floor: float = 0.5  # α below this mean entropy (1 is uniform) is tempered up to it: peaked α learns nothing
-    head_shrinkage: float = 0.5  # of the covariance behind the prototype head, towards a multiple of the identity
 
     # Taste: short trials of candidates and scratch
     taste_share: float = 0.08  # most steps of all trials together, as a share of a full search from scratch

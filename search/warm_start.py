@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from search.data import Data
 from search.errors import InvalidArgument, UnsafeWeights
 from search.evaluation import calibrate, collect_features
+from search.prototypes import prototype_head
 from search.recipe import Recipe
 from search.supernet import Network, alpha_entropy
 
@@ -28,7 +27,6 @@ MODES = ("WEIGHTS_AND_ALPHAS", "ALPHAS_ONLY", "WEIGHTS_ONLY", "SCRATCH")
 
 _HEAD = "head."
 _ALPHAS = "alphas."
-_TEMPERATURES = np.geomspace(0.01, 100.0, 41)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,47 +115,12 @@ def temper(network: Network, entropy_floor: float) -> float:
 def fit_head(network: Network, data: Data, recipe: Recipe) -> None:
     """Initialise the head from class prototypes: the linear form of a Gaussian classifier on the features.
 
-    With class means μ_c and the shrunk pooled covariance Σ, w_c = Σ⁻¹ μ_c and b_c = -μ_c·Σ⁻¹ μ_c / 2 (linear
-    discriminant analysis with equal priors). Both are divided by a temperature, chosen so that the *leave-one-out*
-    cross-entropy on the training images is least: the prototypes hold those very images, and judged by themselves
-    they would be far too sure. Leaves the network in `train` mode.
+    See `search.prototypes`. Leaves the network in `train` mode.
     """
     calibrate(network, data, recipe)
     features, labels = collect_features(network, data, data.train, recipe)
     network.set_norm_mode("train")
-    weight, bias = _discriminant(features.double(), labels, data.n_classes, recipe.head_shrinkage)
+    weight, bias = prototype_head(features.cpu(), labels.cpu(), data.n_classes)
     with torch.no_grad():
         network.head.weight.copy_(weight)
         network.head.bias.copy_(bias)
-
-
-def _discriminant(x: Tensor, labels: Tensor, n_classes: int, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Weights (K, D) and biases (K,) from features (N, D) and labels (N,)."""
-    one_hot = F.one_hot(labels, n_classes).to(x.dtype)  # (N, K)
-    counts = one_hot.sum(dim=0).clamp(min=1.0)  # (K,)
-    centre = x.mean(dim=0)
-    x = x - centre
-    means = (one_hot.T @ x) / counts[:, None]  # (K, D)
-    residuals = x - means[labels]
-    covariance = residuals.T @ residuals / max(1, len(x) - n_classes)  # (D, D)
-    scale = covariance.diagonal().mean().clamp(min=1e-12)
-    covariance.mul_(1.0 - shrinkage).diagonal().add_(shrinkage * scale)
-    weight = torch.linalg.solve(covariance, means.T).T  # (K, D)
-    temperature = _choose_temperature(x, labels, means, counts, covariance)
-    weight = weight / temperature
-    bias = -0.5 * (weight * means).sum(dim=1) - weight @ centre
-    return weight, bias
-
-
-def _choose_temperature(x: Tensor, labels: Tensor, means: Tensor, counts: Tensor, covariance: Tensor) -> float:
-    """Temperature with the least leave-one-out cross-entropy on the training features."""
-    factor = torch.linalg.cholesky(covariance)
-    z = torch.linalg.solve_triangular(factor, x.T, upper=False).T  # whitened, (N, D)
-    m = torch.linalg.solve_triangular(factor, means.T, upper=False).T  # (K, D)
-    distances = torch.cdist(z, m).square()  # (N, K)
-    # Without image i its class mean moves away from it: |z - m'|² = |z - m|² · (n / (n - 1))²
-    n = counts[labels].clamp(min=2.0)
-    rows = torch.arange(len(x), device=x.device)
-    distances[rows, labels] *= (n / (n - 1.0)).square()
-    losses = [F.cross_entropy(-0.5 * distances / t, labels).item() for t in _TEMPERATURES]
-    return float(_TEMPERATURES[int(np.argmin(losses))])

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import io
 import json
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -73,25 +72,15 @@ def check_weights(source: Path | str | bytes, *, max_bytes: int = 2**31, max_ten
         WeightsTooLarge: larger than `max_bytes`, or more than `max_tensors` tensors.
         NotFinite: a tensor holds NaN or infinity.
     """
-    if isinstance(source, bytes):
-        return _check(memoryview(source), max_bytes, max_tensors)
-    with Path(source).open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         _check_size(size, max_bytes)
-        if size == 0:
-            raise _unsafe("the file is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-            return _check(view, max_bytes, max_tensors)
-
-
-def _check(data: memoryview, max_bytes: int, max_tensors: int) -> WeightsInfo:
-    _check_size(len(data), max_bytes)
-    header, body = _split(data)
-    tensors = _parse_tensors(header, len(body), max_tensors)
-    kind, metadata = _parse_metadata(header)
-    for tensor in tensors:
-        _check_finite(tensor, body)
-    return _describe(kind, metadata, tensors, len(data))
+        header, body_start = _read_header(file, size)
+        tensors = _parse_tensors(header, size - body_start, max_tensors)
+        kind, metadata = _parse_metadata(header)
+        for tensor in tensors:
+            _check_finite(tensor, file, body_start)
+    return _describe(kind, metadata, tensors, size)
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -103,17 +92,17 @@ def _check_size(size: int, max_bytes: int) -> None:
         )
 
 
-def _split(data: memoryview) -> tuple[dict[str, Any], memoryview]:
-    """Header as parsed JSON, and the tensors' bytes."""
-    if len(data) < _LENGTH_BYTES:
+def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
+    """The header as parsed JSON, and the offset of the tensors' bytes."""
+    if size < _LENGTH_BYTES:
         raise _unsafe("it is shorter than the length of a header")
-    length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    file.seek(0)
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if length > MAX_HEADER_BYTES:
         raise _unsafe(f"its header would have {length} bytes, more than {MAX_HEADER_BYTES}")
-    if length > len(data) - _LENGTH_BYTES:
+    if length > size - _LENGTH_BYTES:
         raise _unsafe("its header is cut off")
-    header = _parse_json(bytes(data[_LENGTH_BYTES : _LENGTH_BYTES + length]), "its header")
-    return header, data[_LENGTH_BYTES + length :]
+    return _parse_json(file.read(length), "its header"), _LENGTH_BYTES + length
 
 
 def _parse_json(text: bytes | str, what: str) -> dict[str, Any]:
@@ -204,15 +193,15 @@ def _describe(kind: str, metadata: dict[str, Any], tensors: tuple[TensorInfo, ..
     return WeightsInfo(kind, space, n_classes, genotype, tensors, metadata, size_bytes)
 
 
-def _check_finite(tensor: TensorInfo, body: memoryview) -> None:
+def _check_finite(tensor: TensorInfo, file: BinaryIO, body_start: int) -> None:
     """Raise `NotFinite` at the first NaN or infinity, reading a few MiB at a time."""
     finite = _FINITE.get(tensor.dtype)
     if finite is None:
         return
     dtype, is_finite = finite
+    file.seek(body_start + tensor.start)
     for start in range(tensor.start, tensor.end, _CHUNK_BYTES):
-        # A copy: numpy holds on to the buffer, which would keep a memory map from closing.
-        chunk = bytes(body[start : min(start + _CHUNK_BYTES, tensor.end)])
+        chunk = file.read(min(_CHUNK_BYTES, tensor.end - start))
         if not is_finite(np.frombuffer(chunk, dtype=dtype)):
             raise NotFinite(
                 f"Tensor {tensor.name!r} holds NaN or infinity.",

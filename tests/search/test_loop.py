@@ -1,0 +1,137 @@
+"""The bilevel loop: who learns from what, plateau, best epoch, cancelling, divergence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from search.data import load_data, make_generator
+from search.errors import SearchCancelled, SearchDiverged
+from search.loop import Loop, Plan
+from search.recipe import Recipe
+from search.supernet import Network
+from tests.tiny_search import tiny_dataset, tiny_space
+
+CPU = torch.device("cpu")
+SPACE = tiny_space()
+RECIPE = Recipe.for_space(SPACE).override(batch_size=16, epochs=3)
+
+
+def make_loop(recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, **options) -> Loop:
+    data = load_data(dataset or tiny_dataset(), SPACE, CPU)
+    network = Network(SPACE, 2, generator=make_generator(0, "net"))
+    plan = Plan(
+        phase="SEARCH",
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        label_smoothing=0.0,
+        search_alphas=search_alphas,
+    )
+    return Loop(network, data, recipe, plan, generator=make_generator(0, "loop"), **options)
+
+
+def snapshot(network: Network) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+def changed(network: Network, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+def test_an_alpha_step_changes_alpha_only_and_sees_the_validation_split_only():
+    loop = make_loop()
+    loop.data.train.images.fill_(0)  # nothing to be learnt here
+    before = snapshot(loop.network)
+    loop._alpha_step(loop._alpha_optimizer)
+    assert changed(loop.network, before) == {"alphas.cell"}
+    assert all(parameter.grad is None for parameter in loop.network.weights())
+
+
+def test_a_weight_step_changes_every_weight_but_not_alpha():
+    loop = make_loop()
+    before = snapshot(loop.network)
+    loop._weight_step()
+    loop._weight_step()  # the first leaves what begins with a zero gradient, such as shifts before a ReLU
+    assert changed(loop.network, before) == set(before) - {"alphas.cell"}
+    assert loop.network.alphas["cell"].grad is None
+
+
+def test_alpha_steps_come_as_often_as_the_recipe_says():
+    loop = make_loop(RECIPE.override(alpha_every=2))
+    seen = []
+    step = loop._alpha_step
+    loop._alpha_step = lambda optimizer: (seen.append(loop.steps), step(optimizer))
+    loop.advance(5)
+    assert seen == [0, 2, 4]
+
+
+def test_the_loop_learns_an_easy_task():
+    loop = make_loop(replace(RECIPE, epochs=20, crop_padding=0))  # a stripe that is shifted is another class
+    epochs = [loop.run_epoch() for _ in range(20)]
+    assert epochs[-1].val_accuracy >= 0.9
+    assert epochs[-1].train_loss < epochs[0].train_loss
+    assert [epoch.steps for epoch in epochs] == [2 * number for number in range(1, 21)]
+    assert 0.0 < epochs[-1].alpha_entropy <= 1.0
+
+
+def test_the_learning_rate_falls_by_a_cosine_to_its_end():
+    loop = make_loop(RECIPE.override(epochs=4))
+    rates = [loop._learning_rate()] + [loop.run_epoch().learning_rate for _ in range(4)]
+    assert rates[0] == RECIPE.learning_rate
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(RECIPE.learning_rate_min)
+
+
+def test_the_best_state_is_kept_and_restored():
+    loop = make_loop()
+    best = loop.evaluate()
+    tensors = {name: tensor.clone() for name, tensor in loop.network.state_dict().items()}
+    loop.best = type(best)(loss=-1.0, accuracy=1.0)  # nothing can beat it
+    loop.run_epoch()
+    assert loop.restore_best().accuracy == 1.0
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in loop.network.state_dict().items())
+
+
+def test_the_search_stops_on_a_plateau():
+    loop = make_loop(RECIPE.override(epochs=50, patience=2))
+    loop.evaluate()
+    loop.best = type(loop.best)(loss=0.0, accuracy=1.0)
+    while not loop.finished:
+        loop.run_epoch()
+    assert loop.epoch == 2
+    assert loop.stalled
+
+
+def test_a_cancelled_search_stops_before_its_next_step():
+    answers = iter([False, False, True])
+    loop = make_loop(should_stop=lambda: next(answers))
+    with pytest.raises(SearchCancelled):
+        loop.advance(10)
+    assert loop.steps == 2
+
+
+def test_a_diverging_search_says_so():
+    loop = make_loop()
+    with torch.no_grad():
+        loop.network.head.weight.fill_(float("inf"))
+    with pytest.raises(SearchDiverged):
+        loop.run_epoch()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_loop_goes_on_bit_for_bit_from_its_state(optimizer, after):
+    """Also in the middle of an epoch, as after a taste."""
+    recipe = RECIPE.override(optimizer=optimizer, epochs=4)
+    whole, first, second = make_loop(recipe), make_loop(recipe), make_loop(recipe)
+    whole.advance(after)
+    first.advance(after)
+    second.load_state(first.state())
+    expected = [whole.run_epoch() for _ in range(2)]
+    resumed = [second.run_epoch() for _ in range(2)]
+    assert [e.train_loss for e in resumed] == [e.train_loss for e in expected]
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name

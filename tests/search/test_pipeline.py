@@ -1,0 +1,234 @@
+"""The pipeline end to end: results, exact resume wherever it was interrupted, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from search.checkpoint import pack_checkpoint, unpack_checkpoint
+from search.child import load_child
+from search.data import load_data, pick_device
+from search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SpaceMismatch, UnsafeWeights
+from search.evaluation import collect_logits
+from search.pipeline import Candidate, Decision, Epoch, Listener, PipelineResult, run_pipeline
+from search.recipe import Recipe
+from search.serialization import discrete_network, load_weights
+from search.spaces import family_of, make_space
+from search.weights import check_weights
+from tests.tiny_search import tiny_dataset, tiny_space
+
+SPACE = tiny_space()
+RECIPE = replace(
+    Recipe.for_space(SPACE), epochs=3, warm_epochs=2, child_epochs=2, batch_size=16, patience=99, taste_share=0.5
+)
+
+
+class Recorder(Listener):
+    """Remembers everything; stops before step `stop_before`, if given."""
+
+    def __init__(self, stop_before: int | None = None) -> None:
+        self.decisions: list[Decision] = []
+        self.epochs: list[Epoch] = []
+        self.checkpoints: list[bytes] = []
+        self.polls = 0
+        self.stop_before = stop_before
+
+    def on_decision(self, d: Decision) -> None:
+        self.decisions.append(d)
+
+    def on_epoch(self, e: Epoch) -> None:
+        self.epochs.append(e)
+
+    def on_checkpoint(self, data: bytes) -> None:
+        self.checkpoints.append(data)
+
+    def should_stop(self) -> bool:
+        self.polls += 1
+        return self.stop_before is not None and self.polls > self.stop_before
+
+
+def run(listener: Listener | None = None, **options) -> PipelineResult:
+    options = {"dataset": tiny_dataset(), "space": SPACE, "recipe": RECIPE, "device": "cpu", **options}
+    return run_pipeline(
+        options.pop("dataset"), options.pop("space"), options.pop("recipe"), listener=listener, **options
+    )
+
+
+def timeless(result: PipelineResult) -> dict:
+    return {name: value for name, value in asdict(result).items() if not name.endswith("_seconds")}
+
+
+@pytest.fixture(scope="module")
+def cold() -> tuple[PipelineResult, Recorder]:
+    recorder = Recorder()
+    return run(recorder), recorder
+
+
+@pytest.fixture(scope="module")
+def candidate(cold) -> Candidate:
+    return Candidate("supernets/a/versions/1", 0.5, cold[0].weights)
+
+
+def test_a_search_reports_every_epoch_and_what_it_cost(cold):
+    result, recorder = cold
+    assert [(e.phase, e.epoch, e.steps) for e in recorder.epochs] == [
+        ("SEARCH", 1, 2),
+        ("SEARCH", 2, 4),
+        ("SEARCH", 3, 6),
+        ("CHILD", 1, 2),
+        ("CHILD", 2, 4),
+    ]
+    assert [d.source for d in recorder.decisions] == [""]
+    assert (result.search_steps, result.taste_steps, result.child_steps) == (6, 0, 4)
+    assert result.device == "cpu"
+    assert 0.0 < result.alpha_entropy <= 1.0
+    family_of(SPACE).parse_genotype(SPACE, result.genotype)
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not(cold):
+    assert timeless(run()) == timeless(cold[0])
+    assert run(seed=1).weights != cold[0].weights
+
+
+def test_the_stored_weights_pass_the_check_and_say_what_they_are(cold):
+    result, _ = cold
+    for data, kind in ((result.weights, "supernet"), (result.child, "child")):
+        info = check_weights(data)
+        assert (info.kind, info.space, info.n_classes, info.genotype) == (kind, SPACE, 2, result.genotype)
+        assert info.metadata["dataset"] == tiny_dataset().digest
+
+
+def test_the_reported_accuracy_is_that_of_the_stored_child(cold):
+    result, _ = cold
+    dataset = tiny_dataset()
+    predicted = load_child(result.child).predict(dataset.test.images).argmax(axis=1)
+    assert (predicted == dataset.test.labels).mean() == pytest.approx(result.child_test_accuracy)
+
+
+def test_a_child_predicts_after_loading_as_before_and_whatever_the_batch(cold):
+    result, _ = cold
+    dataset, child = tiny_dataset(), load_child(result.child)
+    data = load_data(dataset, SPACE, pick_device("cpu"))
+    logits, _ = collect_logits(discrete_network(*load_weights(result.child, "child")), data, data.test, RECIPE)
+    probabilities = child.predict(dataset.test.images)
+    np.testing.assert_allclose(probabilities, logits.softmax(dim=1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(child.predict(dataset.test.images, batch_size=3), probabilities, atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+    assert child.class_names == dataset.class_names
+
+
+def test_a_child_takes_other_sizes_and_colours_but_no_other_shapes(cold):
+    child = load_child(cold[0].child)
+    assert child.predict(np.zeros((2, 40, 40, 3), np.uint8)).shape == (2, 2)
+    assert child.predict(np.zeros((0, 16, 16, 1), np.uint8)).shape == (0, 2)
+    for wrong in (np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16, 1), np.float32)):
+        with pytest.raises(InvalidArgument):
+            child.predict(wrong)
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_search_resumed_from_any_checkpoint_ends_bit_for_bit_the_same(cold, number):
+    """After the decision, after every epoch of the search, at the birth of the child, after every epoch of it."""
+    result, recorder = cold
+    assert len(recorder.checkpoints) == 7
+    assert timeless(run(checkpoint=recorder.checkpoints[number])) == timeless(result)
+
+
+@pytest.mark.parametrize("stop_before", [0, 3, 5, 8])
+def test_a_search_stopped_in_the_middle_of_an_epoch_goes_on_from_the_last_checkpoint(cold, stop_before):
+    stopped = Recorder(stop_before)
+    with pytest.raises(SearchCancelled):
+        run(stopped)
+    assert stopped.polls == stop_before + 1
+    assert timeless(run(checkpoint=stopped.checkpoints[-1])) == timeless(cold[0])
+
+
+@pytest.mark.parametrize("mode", ["WEIGHTS_AND_ALPHAS", "ALPHAS_ONLY"])
+def test_a_tasted_warm_start_resumes_bit_for_bit_without_tasting_again(candidate, mode):
+    options = {"dataset": tiny_dataset(1), "candidates": [candidate], "transfer_mode": mode}
+    recorder = Recorder()
+    whole = run(recorder, **options)
+    assert recorder.decisions[0].tastes
+    for checkpoint in recorder.checkpoints:
+        resumed = Recorder()
+        assert timeless(run(resumed, dataset=tiny_dataset(1), checkpoint=checkpoint)) == timeless(whole)
+        assert resumed.decisions == []
+
+
+def test_the_callers_choice_is_used_without_a_taste(candidate):
+    recorder = Recorder()
+    result = run(recorder, dataset=tiny_dataset(1), candidates=[candidate], taste=False)
+    (decision,) = recorder.decisions
+    assert (decision.source, decision.transfer_mode, decision.ot_distance) == (
+        candidate.version,
+        "WEIGHTS_AND_ALPHAS",
+        0.5,
+    )
+    assert (result.taste_steps, result.search_steps) == (0, 4)
+
+
+def test_scratch_mode_ignores_candidates(candidate, cold):
+    result = run(candidates=[candidate], transfer_mode="SCRATCH")
+    assert result.weights == cold[0].weights
+
+
+def test_no_child_is_trained_when_none_is_wanted():
+    result = run(recipe=RECIPE.override(child_epochs=-1))
+    assert (result.child, result.child_steps, result.child_parameters) == (None, 0, 0)
+
+
+def test_a_child_of_another_width_is_trained_from_fresh_weights():
+    result = run(recipe=replace(RECIPE, epochs=1, child_epochs=1, child_channels=6))
+    assert check_weights(result.child).space == replace(SPACE, channels=6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"dataset": tiny_dataset(1)},
+        {"space": make_space(channels=4)},
+        {"recipe": replace(RECIPE, epochs=9)},
+    ],
+)
+def test_a_checkpoint_of_another_job_is_refused(cold, change):
+    with pytest.raises(InvalidArgument, match="another job"):
+        run(checkpoint=cold[1].checkpoints[1], **change)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"nonsense", b"\0" * 64])
+def test_bytes_that_are_no_checkpoint_are_refused(wrong):
+    with pytest.raises(BlobCorrupt):
+        run(checkpoint=wrong)
+
+
+def test_a_checkpoint_without_its_tensors_is_refused(cold):
+    tree = unpack_checkpoint(cold[1].checkpoints[2])
+    del tree["search"]["network"]["stem.0.weight"]
+    with pytest.raises(BlobCorrupt):
+        run(checkpoint=pack_checkpoint(tree))
+
+
+def test_checkpoints_survive_packing(cold):
+    data = cold[1].checkpoints[-1]
+    assert pack_checkpoint(unpack_checkpoint(data)) == data
+
+
+def test_a_source_of_another_space_is_refused(candidate):
+    with pytest.raises(SpaceMismatch):
+        run(space=make_space(channels=4), candidates=[candidate])
+
+
+def test_a_child_is_no_source(cold):
+    with pytest.raises(UnsafeWeights, match="not a supernet"):
+        run(candidates=[Candidate("x", 0.0, cold[0].child)])
+
+
+def test_a_darts_space_runs_too():
+    space = make_space("darts", channels=4, cells=3, nodes=2, resolution=16)
+    recipe = replace(Recipe.for_space(space), epochs=1, child_epochs=1, batch_size=16)
+    result = run(space=space, recipe=recipe)
+    family_of(space).parse_genotype(space, result.genotype)
+    assert load_child(result.child).predict(tiny_dataset().test.images).shape == (16, 2)

@@ -1,0 +1,85 @@
+"""The taste on real tasks: a good source is chosen, worthless ones are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.errors import SearchCancelled
+from search.pipeline import Candidate, Decision, Listener, run_pipeline
+from search.recipe import Recipe
+from search.spaces import make_space
+from search.tasks import Derivation, ImageDataset, derive, load_dataset
+
+TASKS = Path(__file__).parents[2] / "examples" / "tasks"
+SPACE = make_space(channels=4)
+RECIPE = replace(Recipe.for_space(SPACE), epochs=5, child_epochs=0, batch_size=16, taste_share=0.2)
+CLASSES = tuple(range(8))
+
+
+def task(name: str, n_train: int, *, transform=None, labels=None) -> ImageDataset:
+    derivation = Derivation(n_train=n_train, n_val=6, seed=0, transform=transform, labels=labels, classes=CLASSES)
+    return derive(load_dataset(TASKS / f"{name}.npz"), derivation)
+
+
+class KeepDecision(Listener):
+    """Keeps the decision, and stops the search that would follow."""
+
+    decision: Decision | None = None
+
+    def on_decision(self, d: Decision) -> None:
+        self.decision = d
+
+    def should_stop(self) -> bool:
+        return self.decision is not None
+
+
+def taste(target: ImageDataset, candidates: list[Candidate]) -> Decision:
+    keep = KeepDecision()
+    with pytest.raises(SearchCancelled):
+        run_pipeline(target, SPACE, RECIPE, candidates=candidates, device="cpu", listener=keep)
+    assert keep.decision is not None
+    return keep.decision
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, Candidate]:
+    """Supernets of one task: as it is, with labels that carry no information, and with its pixels permuted."""
+    made = {}
+    for name, change in (
+        ("good", {}),
+        ("random labels", {"labels": "random"}),
+        ("permuted", {"transform": "permute_pixels"}),
+    ):
+        result = run_pipeline(task("print_latin_lower", 20, **change), SPACE, RECIPE, device="cpu")
+        made[name] = Candidate(name, 1.0, result.weights)
+    return made
+
+
+@pytest.fixture(scope="module")
+def target() -> ImageDataset:
+    return task("print_latin_upper", 10)
+
+
+def test_the_good_source_wins_over_worthless_ones_that_lie_nearer(sources, target):
+    decision = taste(target, [sources["random labels"], sources["permuted"], sources["good"]])
+    assert decision.source == "good"
+    assert [t.version for t in decision.tastes if t.chosen] == ["good"]
+    assert {t.version for t in decision.tastes} == {"good", "random labels", "permuted", ""}
+
+
+@pytest.mark.parametrize("name", ["random labels", "permuted"])
+def test_scratch_wins_over_a_worthless_source(sources, target, name):
+    decision = taste(target, [sources[name]])
+    assert (decision.source, decision.transfer_mode) == ("", "SCRATCH")
+    assert "scratch" in decision.reason
+
+
+def test_the_taste_stays_within_its_share_and_counts_every_step(sources, target):
+    decision = taste(target, list(sources.values()))
+    full_search = RECIPE.epochs * round(len(target.train) / RECIPE.batch_size)
+    assert decision.taste_steps == sum(t.steps[-1] for t in decision.tastes)
+    assert 0 < decision.taste_steps <= RECIPE.taste_share * full_search
+    assert decision.taste_seconds > 0.0

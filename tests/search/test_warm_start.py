@@ -1,0 +1,118 @@
+"""What a warm start transfers, tensor by tensor; tempering of α; the prototype head."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from search.data import load_data, make_generator
+from search.errors import InvalidArgument, UnsafeWeights
+from search.evaluation import evaluate
+from search.prototypes import prototype_head
+from search.recipe import Recipe
+from search.spaces import make_space
+from search.supernet import Network, alpha_entropy
+from search.warm_start import MODES, carries_alphas, carries_weights, fit_head, temper, transfer
+from tests.tiny_search import tiny_dataset, tiny_space
+
+SPACE = make_space(channels=4)
+
+
+def make_network(seed: int, n_classes: int = 3) -> Network:
+    return Network(SPACE, n_classes, generator=make_generator(seed, "net"), alpha_scale=1.0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_tensor_is_either_the_sources_or_fresh_as_the_mode_says(mode):
+    source, fresh, target = make_network(1, n_classes=5), make_network(2), make_network(2)
+    for name, buffer in source.named_buffers():
+        buffer.add_(0.5 if name else 0)
+    given = source.state_dict()
+    report = transfer(target, given, mode)
+    for name, tensor in target.state_dict().items():
+        kind = "head" if name.startswith("head.") else "alphas" if name.startswith("alphas.") else "weights"
+        wanted = {"head": False, "alphas": carries_alphas(mode), "weights": carries_weights(mode)}[kind]
+        assert torch.equal(tensor, given[name] if wanted else fresh.state_dict()[name]), name
+        assert (name in report.copied, name in report.fresh) == (wanted, not wanted)
+
+
+def test_the_modes_mean_what_they_are_called():
+    assert [mode for mode in MODES if carries_weights(mode)] == ["WEIGHTS_AND_ALPHAS", "WEIGHTS_ONLY"]
+    assert [mode for mode in MODES if carries_alphas(mode)] == ["WEIGHTS_AND_ALPHAS", "ALPHAS_ONLY"]
+
+
+def test_a_source_that_lacks_a_tensor_or_has_another_shape_is_never_loaded_in_part():
+    target, before = make_network(2), make_network(2).state_dict()
+    whole = make_network(1).state_dict()
+    missing = {name: tensor for name, tensor in whole.items() if name != "stem.0.weight"}
+    surplus = {**whole, "stem.2.weight": torch.ones(1)}
+    reshaped = {**whole, "alphas.cell": torch.zeros(6, 4)}
+    for wrong in (missing, surplus, reshaped, {}):
+        with pytest.raises(UnsafeWeights):
+            transfer(target, wrong, "WEIGHTS_AND_ALPHAS")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(InvalidArgument):
+        transfer(make_network(1), make_network(2).state_dict(), "EVERYTHING")
+
+
+def test_peaked_alpha_is_tempered_to_the_floor_and_keeps_its_order():
+    network = make_network(1)
+    with torch.no_grad():
+        network.alphas["cell"].mul_(50.0)
+    before = network.alphas["cell"].detach().clone()
+    temperature = temper(network, 0.5)
+    assert temperature > 1.0
+    assert alpha_entropy(network.alpha_arrays()) == pytest.approx(0.5, abs=1e-3)
+    assert torch.equal(network.alphas["cell"].argsort(dim=1), before.argsort(dim=1))
+
+
+def test_alpha_that_is_still_undecided_is_left_alone():
+    network = make_network(1)
+    before = network.alphas["cell"].detach().clone()
+    assert temper(network, 0.5) == 1.0
+    assert torch.equal(network.alphas["cell"], before)
+
+
+def test_the_prototype_head_is_the_bayes_classifier_of_two_gaussians():
+    """With identity covariance: the weights are the class means, the biases minus half their squared lengths."""
+    generator = make_generator(0, "gaussians")
+    means = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    labels = torch.arange(6000) % 3
+    features = means[labels] + torch.randn(6000, 3, generator=generator)
+    weight, bias = prototype_head(features, labels, 3)
+    expected = (means - means.mean(dim=0)) - (means - means.mean(dim=0)).mean(dim=0)
+    torch.testing.assert_close(weight - weight.mean(dim=0), expected, atol=0.15, rtol=0)
+    logits = features @ weight.T + bias
+    truth = features @ means.T - 0.5 * means.square().sum(dim=1)
+    assert (logits.argmax(dim=1) == truth.argmax(dim=1)).float().mean() > 0.99
+
+
+def test_the_prototype_head_is_not_overconfident_with_more_features_than_images():
+    """Pure noise: a head that believed its training images would have a huge loss on others."""
+    generator = make_generator(0, "noise")
+    x, labels = torch.randn(80, 500, generator=generator), torch.arange(80) % 4
+    weight, bias = prototype_head(x[:40], labels[:40], 4)
+    loss = torch.nn.functional.cross_entropy(x[40:] @ weight.T + bias, labels[40:]).item()
+    assert loss < 1.6  # a uniform guess has log 4 = 1.39
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_prototype_head_lives_with_very_few_images(count):
+    x = torch.randn(count, 10, generator=make_generator(0, "few"))
+    weight, bias = prototype_head(x, torch.arange(count) % 2, 2)
+    assert weight.isfinite().all()
+    assert bias.isfinite().all()
+
+
+def test_fitting_the_head_classifies_an_easy_task_without_a_step():
+    space = tiny_space()
+    recipe = Recipe.for_space(space)
+    data = load_data(tiny_dataset(), space, torch.device("cpu"))
+    network = Network(space, 2, generator=make_generator(0, "net"))
+    body = {name: p.detach().clone() for name, p in network.named_parameters() if not name.startswith("head.")}
+    fit_head(network, data, recipe)
+    assert evaluate(network, data, data.val, recipe).accuracy >= 0.9
+    assert all(torch.equal(p, body[name]) for name, p in network.named_parameters() if name in body)
