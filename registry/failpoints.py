@@ -12,11 +12,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from search.errors import InvalidArgument
 
-__all__ = ["ENVIRONMENT_VARIABLE", "POINTS", "hit"]
+__all__ = ["ENVIRONMENT_VARIABLE", "POINTS", "armed", "hit"]
 
 ENVIRONMENT_VARIABLE = "SUPERNET_REGISTRY_FAILPOINT"
 
@@ -74,6 +76,17 @@ def _parse(text: str) -> _Armed | None:
 
 
 _armed = _parse(os.environ.get(ENVIRONMENT_VARIABLE, ""))
+
+
+@contextmanager
+def armed(text: str) -> Iterator[None]:
+    """Arm one point, `name:nth:action`, within this process and block."""
+    global _armed  # noqa: PLW0603  # one process, one armed point
+    before, _armed = _armed, _parse(text)
+    try:
+        yield
+    finally:
+        _armed = before
 
 
 def hit(name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from registry.catalog.versions import find_version
 from search.errors import InvalidArgument, SpaceMismatch
 from search.spaces import check_compatible
 
-__all__ = ["check_event", "check_source"]
+__all__ = ["check_event", "check_source", "explicit_mode"]
 
 _MOST_TASTES = 64
 _MOST_TASTE_POINTS = 1000
@@ -60,6 +60,14 @@ def check_source(connection: sa.Connection, job: sa.Row[Any], decision: SourceDe
     return names.version_name(source.supernet_id, source.number)
 
 
+def explicit_mode(decision: SourceDecision) -> SourceDecision:
+    """The decision with what an unset transfer mode means."""
+    if decision.transfer_mode is not TransferMode.UNSPECIFIED:
+        return decision
+    mode = TransferMode.WEIGHTS_AND_ALPHAS if decision.source else TransferMode.SCRATCH
+    return replace(decision, transfer_mode=mode)
+
+
 def _check_epoch(epoch: EpochMetrics, field: str) -> None:
     if epoch.phase is Phase.UNSPECIFIED:
         raise InvalidArgument("No phase.", remedy="Say SEARCH or CHILD.", field=f"{field}.phase")
@@ -71,7 +79,7 @@ def _check_epoch(epoch: EpochMetrics, field: str) -> None:
 
 
 def _check_decision(decision: SourceDecision, field: str) -> None:
-    if bool(decision.source) == (decision.transfer_mode is TransferMode.SCRATCH):
+    if bool(decision.source) == (explicit_mode(decision).transfer_mode is TransferMode.SCRATCH):
         raise InvalidArgument(
             f"Source {decision.source[:200]!r} with transfer mode {decision.transfer_mode}.",
             remedy="Scratch has no source, and everything else has one.",

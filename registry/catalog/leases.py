@@ -21,7 +21,7 @@ from registry import failpoints
 from registry.catalog import names
 from registry.catalog.blobs import Blobs, release
 from registry.catalog.checks import check_text
-from registry.catalog.event_checks import check_event, check_source
+from registry.catalog.event_checks import check_event, check_source, explicit_mode
 from registry.catalog.job_rows import LEASED, JobChange, find_job, leased_job, select_jobs
 from registry.catalog.jobs import job_finished
 from registry.catalog.records import to_json
@@ -272,13 +272,13 @@ def _append(connection: sa.Connection, change: JobChange, events: Sequence[JobEv
             known.add(key)
             change.set(progress=to_json(event.epoch, EpochMessage))
         if event.decision is not None:
+            event = JobEvent(decision=explicit_mode(event.decision))  # noqa: PLW2901
             body = to_json(event.decision, DecisionMessage)
             if body == decision:
                 continue
             # Another decision than before is kept: an attempt without a checkpoint may have tasted anew.
             decision = body
-            source = check_source(connection, change.row, event.decision)
-            change.set(decision=body, source_version=source)
+            change.set(decision=body, source_version=check_source(connection, change.row, event.decision))
         change.tell(event)
 
 

@@ -191,10 +191,9 @@ class Uploads:
 
     def _finish(self, row: sa.Row[Any]) -> Upload:
         path = self._path(row.id)
-        if not path.exists() and self._blobs.has(names.blob_name(row.sha256)):
-            self._forget(row.id)  # a crash, or another thread, came after the blob was made
-            return _to_resource(row, complete=True)
-        found = _sha256(path) if path.exists() else "nothing"
+        if not path.exists():
+            return self._finish_without_file(row)
+        found = _sha256(path)
         if found != row.sha256:
             self._forget(row.id)
             path.unlink(missing_ok=True)
@@ -208,6 +207,14 @@ class Uploads:
         self._blobs.adopt(path, row.sha256, row.size_bytes)
         self._forget(row.id)
         return _to_resource(row, complete=True)
+
+    def _finish_without_file(self, row: sa.Row[Any]) -> Upload:
+        """A crash, or another thread, came after the verified file was moved to its place among the blobs."""
+        if self._blobs.store.has(row.sha256):
+            self._blobs.register(row.sha256)
+            self._forget(row.id)
+            return _to_resource(row, complete=True)
+        return _to_resource(self._advance(row, 0))  # somebody removed it: from the start again
 
     def _forget(self, upload_id: str) -> None:
         with transaction(self._engine) as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from clients.resources import (
     TransferMode,
 )
 from registry.catalog import Catalog
+from registry.catalog.spaces import describe_space
 from search._safetensors import pack
 from search.similarity.sketch import Sketch
 from search.spaces import SearchSpace, make_space
@@ -32,6 +34,7 @@ from search.tasks import ImageDataset, dataset_from_arrays
 
 SPACE = make_space(channels=4)
 OTHER_SPACE = make_space(channels=8)
+SPACE_DESCRIPTOR = describe_space(SPACE)
 CLASSES = 2
 EMBEDDING_ID = "test-embedding"
 
@@ -166,8 +169,6 @@ class World:
 
     def upload(self, data: bytes, chunk_bytes: int = 2**20) -> str:
         """Upload bytes as a client does; the blob's name."""
-        import hashlib
-
         name = f"blobs/{hashlib.sha256(data).hexdigest()}"
         upload = self.catalog.uploads.start(name, len(data))
         while not upload.complete:
@@ -175,12 +176,3 @@ class World:
             chunk = data[start : start + chunk_bytes]
             upload = self.catalog.uploads.append(upload.name, start, chunk, google_crc32c.value(chunk))
         return name
-
-
-def _descriptor() -> object:
-    from registry.catalog.spaces import describe_space
-
-    return describe_space(SPACE)
-
-
-SPACE_DESCRIPTOR = _descriptor()

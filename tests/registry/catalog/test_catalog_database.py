@@ -1,0 +1,166 @@
+"""Opening databases: creation, revisions, transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from registry.catalog import Catalog
+from registry.catalog.records import next_count
+from registry.database import check_revision, newest_revision, open_database, run_write, transaction, upgrade
+from registry.schema import blobs, counters, metadata, requests
+from search.errors import DiskFull, InvalidArgument, SchemaMismatch
+
+
+def test_migrations_make_exactly_the_schema(database_url: str) -> None:
+    engine = open_database(database_url)
+    with transaction(engine, write=False) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_sqlite_is_opened_durably_and_strictly(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'new' / 'a.sqlite'}")
+    with transaction(engine) as connection:
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+    assert pragmas == ["wal", 2, 1, 30_000]
+    engine.dispose()
+
+
+def test_processes_that_start_together_create_the_database_once(database_url: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        engines = list(pool.map(lambda _: open_database(database_url), range(8)))
+    with transaction(engines[0], write=False) as connection:
+        assert connection.execute(sa.select(counters)).all() == [("index", 0)]
+    for engine in engines:
+        check_revision(engine)
+        engine.dispose()
+
+
+def set_revision(engine: sa.Engine, statement: str) -> None:
+    with transaction(engine) as connection:
+        connection.exec_driver_sql(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "direction"),
+    [
+        ("DROP TABLE alembic_version", "behind"),
+        ("UPDATE alembic_version SET version_num = '9999'", "ahead"),
+    ],
+)
+def test_a_database_of_another_revision_is_not_opened_and_not_touched(
+    database_url: str, statement: str, direction: str
+) -> None:
+    engine = open_database(database_url)
+    set_revision(engine, statement)
+    for attempt in (lambda: open_database(database_url), lambda: check_revision(engine)):
+        with pytest.raises(SchemaMismatch, match=direction) as caught:
+            attempt()
+        assert caught.value.metadata["direction"] == direction
+        assert caught.value.metadata["needed"] == newest_revision()
+        assert ("db upgrade" in caught.value.remedy) == (direction == "behind")
+    if direction == "ahead":
+        with pytest.raises(SchemaMismatch):
+            upgrade(database_url)
+    engine.dispose()
+
+
+def test_upgrade_creates_migrates_and_repeats(database_url: str) -> None:
+    assert upgrade(database_url) == ("", newest_revision())
+    with ThreadPoolExecutor(4) as pool:
+        again = list(pool.map(lambda _: upgrade(database_url), range(4)))
+    assert again == [(newest_revision(), newest_revision())] * 4
+
+
+def test_writers_that_read_first_lose_no_update(database_url: str) -> None:
+    """A counter raised by read-then-write from many threads: no stale snapshot, no lost step."""
+    engine = open_database(database_url)
+
+    def raise_counter(_: int) -> int:
+        return run_write(engine, lambda connection: next_count(connection, "index"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(raise_counter, range(40))) == list(range(1, 41))
+    engine.dispose()
+
+
+def test_a_failed_transaction_leaves_nothing(database_url: str) -> None:
+    engine = open_database(database_url)
+    with pytest.raises(RuntimeError), transaction(engine) as connection:
+        next_count(connection, "index")
+        raise RuntimeError
+    with transaction(engine, write=False) as connection:
+        assert connection.execute(sa.select(counters.c.value)).scalar() == 0
+    engine.dispose()
+
+
+def test_a_lost_race_of_two_inserts_is_run_again(database_url: str) -> None:
+    engine = open_database(database_url)
+    row = {"method": "m", "request_id": "r", "body_sha256": "b", "resource": "x", "create_time": datetime.now(UTC)}
+    calls = 0
+
+    def insert(connection: sa.Connection) -> str:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            return "found the other's row"
+        connection.execute(requests.insert().values(row))
+        connection.execute(requests.insert().values(row))
+        return "unreachable"
+
+    assert run_write(engine, insert) == "found the other's row"
+    with pytest.raises(sa.exc.IntegrityError):
+        run_write(engine, lambda connection: connection.execute(requests.insert().values([row, row])))
+    engine.dispose()
+
+
+def test_a_database_that_cannot_grow_says_disk_full(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    with pytest.raises(DiskFull), transaction(engine) as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        for i in range(1000):
+            now = datetime.now(UTC)
+            values = {"sha256": f"{i:064x}", "size_bytes": i, "create_time": now, "keep_until": now}
+            connection.execute(blobs.insert().values(values))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "sqlite:///:memory:", "mysql://user:secret@host/name"])
+def test_databases_that_cannot_hold_a_catalog_are_refused(url: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        open_database(url)
+    assert caught.value.field == "database_url"
+    assert "secret" not in str(caught.value)
+
+
+def test_times_are_aware_and_utc(database_url: str) -> None:
+    engine = open_database(database_url)
+    noon = datetime(2030, 6, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    row = {"sha256": "0" * 64, "size_bytes": 1, "create_time": noon, "keep_until": noon}
+    with transaction(engine) as connection:
+        connection.execute(blobs.insert().values(row))
+        stored = connection.execute(sa.select(blobs.c.create_time)).scalar_one()
+        assert stored == noon
+        assert stored.utcoffset() == timedelta(0)
+    with pytest.raises(sa.exc.StatementError, match="aware"), transaction(engine) as connection:
+        connection.execute(blobs.insert().values({**row, "create_time": datetime(2030, 1, 1)}))  # noqa: DTZ001
+    engine.dispose()
+
+
+def test_two_catalogs_on_one_database_see_each_other(open_catalog: Callable[..., Catalog]) -> None:
+    """Server and publisher are two processes on one file."""
+    server, publisher = open_catalog(), open_catalog()
+    name = server.blobs.put(b"x")
+    assert publisher.blobs.read(name) == b"x"
