@@ -196,7 +196,7 @@ class Supervisor:
     def _publisher_argv(self) -> list[str]:
         uri = self._options.settings.mlflow_tracking_uri
         where = () if uri is None else ("--tracking-uri", uri)
-        return _module("registry.publisher", "--data-dir", str(self._data_dir), *where, "--exit-with-parent")
+        return _module("registry.publisher", "--data-dir", str(self._data_dir), *where, *_PARENT)
 
     # Keeping alive ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 experiment = task stream, run = search job, registered model = supernet, model version = version, alias `head` = head.
 The catalog's outbox says what has changed; MLflow is never asked for anything that the registry decides on.
 
-    python -m registry.publisher --data-dir DIR [--tracking-uri URI] [--once] [--rebuild] [--exit-with-parent]
+    python -m registry.publisher --data-dir DIR [--tracking-uri URI] [--once] [--rebuild] [--parent-pid PID]
 """
 
 from __future__ import annotations

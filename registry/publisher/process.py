@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         publisher_type = _publisher_type()
         settings = Settings(data_dir=arguments.data_dir)
         store = tracking_store(settings.data_dir, arguments.tracking_uri or settings.mlflow_tracking_uri)
-        if arguments.exit_with_parent:
-            _exit_with_parent()
+        if arguments.parent_pid:
+            _exit_with_parent(arguments.parent_pid)
         _logger.info("publishing to %s", store.public_uri)
         catalog = Catalog.open(settings)
         try:
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tracking-uri", help="MLflow tracking server or database; default: SQLite in the data folder")
     parser.add_argument("--once", action="store_true", help="publish what waits, then exit")
     parser.add_argument("--rebuild", action="store_true", help="first queue every job and supernet again")
-    parser.add_argument("--exit-with-parent", action="store_true", help="exit when the process that started this dies")
+    parser.add_argument("--parent-pid", type=int, default=0, help="leave when this process is no longer the parent")
     return parser
 
 
@@ -147,9 +147,11 @@ def _only_one(path: Path) -> Iterator[None]:
         yield
 
 
-def _exit_with_parent() -> None:
-    """Leave when the parent is gone, even in the middle of a hanging call: being killed is always safe here."""
-    parent = os.getppid()
+def _exit_with_parent(parent: int) -> None:
+    """Leave when the parent is gone, even in the middle of a hanging call: being killed is always safe here.
+
+    The parent says who it is: it may have died before this process could ask.
+    """
 
     def watch() -> None:
         pause = threading.Event()

@@ -133,6 +133,7 @@ class RegistryServer:
             await self._stopped.wait()
             return
         self._draining = True
+        _log.info("draining")
         await self._health.enter_graceful_shutdown()
         self._notifier.drain()
         await self._server.stop(self._settings.drain_seconds if grace_s is None else grace_s)

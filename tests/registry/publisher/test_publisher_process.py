@@ -24,10 +24,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 POINTS = sorted(point for point in failpoints.POINTS if point.startswith("publish."))
 
 
-def run_once(data_dir: Path, *options: str, failpoint: str = "") -> subprocess.CompletedProcess[str]:
-    """`python -m registry.publisher --once` on `data_dir`, in its own process and folder."""
+def run_once(data_dir: Path, *, failpoint: str = "", then: str = "") -> subprocess.CompletedProcess[str]:
+    """One pass in a process and a working folder of its own; its exit code is the publisher's."""
+    program = (
+        "import sys; from registry.publisher.process import main\n"
+        f"code = main(['--data-dir', {str(data_dir)!r}, '--once'])\n"
+        f"{then}\nsys.exit(code)\n"
+    )
     return subprocess.run(
-        [sys.executable, "-m", "registry.publisher", "--data-dir", str(data_dir), "--once", *options],
+        [sys.executable, "-c", program],
         env=os.environ | {failpoints.ENVIRONMENT_VARIABLE: failpoint},
         capture_output=True,
         text=True,
@@ -54,38 +59,26 @@ def test_killed_anywhere_it_goes_on_without_twins(
     assert str(embedded.get_model_version_by_alias("letters", "head").version) == "2"
 
 
-def test_once_publishes_what_waits_and_leaves_no_trace_elsewhere(
+def test_one_pass_loads_no_torch_and_leaves_no_trace_elsewhere(
     life: Life, embedded: MlflowClient, data_dir: Path
 ) -> None:
-    """Exit code 0, everything published, and nothing (`mlruns`!) beside the data folder."""
+    """A whole job published, drawing included, without torch or FAISS, and no `mlruns` beside the data folder."""
     life.finished_job("letters", "greek")
     before = set(data_dir.parent.iterdir())
-    result = run_once(data_dir)
+    loaded = "assert {'mlflow', 'matplotlib'} <= set(sys.modules) and not {'torch', 'faiss', 'ot'} & set(sys.modules)"
+    result = run_once(data_dir, then=loaded)
     assert result.returncode == 0, result.stderr
     assert content(embedded)["versions"] == 1
     assert life.catalog.outbox.backlog().count == 0
     assert set(data_dir.parent.iterdir()) == before
 
 
-def test_it_loads_neither_torch_nor_faiss(life: Life, data_dir: Path) -> None:
-    """Also after it has published a whole job, drawing included."""
-    life.finished_job("letters", "greek")
-    program = (
-        "import sys; from registry.publisher.process import main\n"
-        f"assert main(['--data-dir', {str(data_dir)!r}, '--once']) == 0\n"
-        "assert 'matplotlib' in sys.modules and 'mlflow' in sys.modules\n"
-        "assert not {'torch', 'faiss', 'ot'} & set(sys.modules)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=data_dir.parent)
-    assert result.returncode == 0, result.stderr
-
-
 def test_it_exits_with_its_parent(catalog: Catalog, data_dir: Path) -> None:
     """A supervisor that is killed leaves no publisher behind."""
-    argv = [sys.executable, "-m", "registry.publisher", "--data-dir", str(data_dir), "--exit-with-parent"]
+    argv = [sys.executable, "-m", "registry.publisher", "--data-dir", str(data_dir), "--parent-pid"]
     program = (
-        "import subprocess, time\n"
-        f"child = subprocess.Popen({argv!r}, stderr=subprocess.PIPE, text=True)\n"
+        "import os, subprocess, time\n"
+        f"child = subprocess.Popen([*{argv!r}, str(os.getpid())], stderr=subprocess.PIPE, text=True)\n"
         "child.stderr.readline()\n"  # "publishing to ...": from here on it watches
         "print(child.pid, flush=True); time.sleep(600)\n"
     )
