@@ -36,15 +36,11 @@ def reference_label_distance(a: Sketch, i: int, b: Sketch, j: int) -> float:
 def reference_cost(a: Sketch, b: Sketch) -> np.ndarray:
     """Ground cost, one pair of points at a time."""
     labels = [[reference_label_distance(a, i, b, j) for j in range(b.n_classes)] for i in range(a.n_classes)]
-    return np.array(
-        [
-            [
-                ((x.astype(float) - y.astype(float)) ** 2).sum() + labels[p][q]
-                for y, q in zip(b.features, b.labels, strict=True)
-            ]
-            for x, p in zip(a.features, a.labels, strict=True)
-        ]
-    )
+    cost = np.empty((len(a.labels), len(b.labels)))
+    for i, (x, p) in enumerate(zip(a.features.astype(float), a.labels, strict=True)):
+        for j, (y, q) in enumerate(zip(b.features.astype(float), b.labels, strict=True)):
+            cost[i, j] = ((x - y) ** 2).sum() + labels[p][q]
+    return cost
 
 
 def reference_otdd(a: Sketch, b: Sketch) -> float:
