@@ -72,6 +72,8 @@ class Attempt:
         self._novel = False
 
     def run(self, checkpoint_blob: str, dataset: ImageDataset | None) -> SupernetVersion:
+        if self._keeper.should_stop():
+            raise SearchCancelled("This worker was told to leave before it began.")
         from search.pipeline import run_pipeline
 
         spec = self._spec

@@ -155,6 +155,12 @@ def test_a_cancelled_job_stops_within_a_heartbeat(make_registry_server: Callable
         assert client.get_supernet("supernets/a").version_count == 0
 
 
+def events_so_far(client: RegistryClient, job: SearchJob) -> list[JobEvent]:
+    """The events of a job that has not ended."""
+    last = client.get_search_job(job.name).last_sequence
+    return [event for _, event in zip(range(last), client.watch_search_job(job.name), strict=False)]
+
+
 def test_a_worker_that_leaves_hands_the_job_back_and_the_next_goes_on_exactly_there(client: RegistryClient) -> None:
     """Leaving costs no result: the resumed search ends bit for bit where an uninterrupted one does."""
     options: dict[str, Any] = QUICK | {"epochs": 4, "space": tiny_space()}
@@ -173,6 +179,14 @@ def test_a_worker_that_leaves_hands_the_job_back_and_the_next_goes_on_exactly_th
     assert parts.child_blob == whole.child_blob
     epochs = [event.epoch.epoch for event in client.watch_search_job(job.name) if event.epoch is not None]
     assert epochs == [1, 2, 3, 4, 1]
+
+
+def test_a_worker_that_is_leaving_begins_nothing(client: RegistryClient) -> None:
+    """A lease that arrives too late is given back untouched."""
+    job = client.submit_search(tiny_dataset(), name="a", space=tiny_space(), **QUICK)
+    assert run(client, job, should_leave=lambda: True) is None
+    assert client.get_search_job(job.name).state is JobState.QUEUED
+    assert [event.state for event in events_so_far(client, job)] == ["QUEUED", "RUNNING", "QUEUED"]
 
 
 def test_a_job_whose_images_have_gone_fails_with_that_reason(client: RegistryClient, registry_server: Any) -> None:

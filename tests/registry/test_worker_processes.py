@@ -129,7 +129,7 @@ def test_a_stopped_worker_is_fenced_and_writes_nothing(
     make_registry_server: Callable[..., Any], processes: Processes, connect: Callable[[str], RegistryClient]
 ) -> None:
     """SIGSTOP past the lease: another worker finishes; the first one wakes, has no effect, and leaves in order."""
-    address = make_registry_server(lease_seconds=2.0).address
+    address = make_registry_server(lease_seconds=3.0).address
     client = connect(address)
     job = submit(client)
     first = processes.worker(address, "--once", "--name", "sleeper")
