@@ -25,16 +25,15 @@ def log_decision(client: MlflowClient, run_id: str, decision: SourceDecision) ->
 
 
 def log_genotype(client: MlflowClient, run_id: str, version: SupernetVersion) -> None:
-    """The genotype as `genotype.txt`, its cells as `cells.png` and `cells.svg`."""
+    """The genotype as `genotype.txt`, a drawing of its cells as `cells.png`."""
     if not version.genotype:
         return
     client.log_text(run_id, version.genotype + "\n", "genotype.txt")
     with tempfile.TemporaryDirectory(prefix="supernet-registry-") as folder:
-        for file in ("cells.png", "cells.svg"):
-            try:
-                drawing = draw_cells(version.genotype, Path(folder) / file, title=version.name)
-            except (InvalidArgument, OptionalDependency) as error:
-                # A run without a picture is worth more than no run.
-                _logger.warning("no drawing of %s: %s", version.name, error)
-                return
-            client.log_artifact(run_id, str(drawing))
+        try:
+            drawing = draw_cells(version.genotype, Path(folder) / "cells.png", title=version.name)
+        except (InvalidArgument, OptionalDependency) as error:
+            # A run without a picture is worth more than no run.
+            _logger.warning("no drawing of %s: %s", version.name, error)
+            return
+        client.log_artifact(run_id, str(drawing))

@@ -26,6 +26,7 @@ from clients.resources import (
     EpochMetrics,
     JobEvent,
     JobState,
+    Phase,
     SearchJob,
     SourceDecision,
     SpaceDescriptor,
@@ -68,6 +69,8 @@ RUN_STATUS: Mapping[JobState, str] = {
 
 _RECIPE_FIELDS = ("epochs", "patience", "batch_size", "child_epochs", "taste_share", "taste_candidates")
 _EPOCH_FIELDS = tuple(f.name for f in fields(EpochMetrics) if f.name not in ("phase", "epochs", "steps"))
+# A child network has no architecture parameters left.
+_CHILD_FIELDS = tuple(name for name in _EPOCH_FIELDS if name not in ("alpha_entropy", "skip_count"))
 
 
 def milliseconds(time: datetime | None) -> int:
@@ -165,9 +168,10 @@ def event_metrics(event: JobEvent) -> Iterator[Metric]:
     """Metrics of an epoch (`search/val_accuracy`, ...) or of a decision (`ot_distance`, `taste/<source>/...`)."""
     at = milliseconds(event.time)
     if event.epoch is not None:
-        phase = event.epoch.phase.value.lower()
-        for name in _EPOCH_FIELDS:
-            yield Metric(f"{phase}/{name}", float(getattr(event.epoch, name)), at, event.epoch.steps)
+        phase = event.epoch.phase
+        for name in _CHILD_FIELDS if phase is Phase.CHILD else _EPOCH_FIELDS:
+            key = f"{phase.value.lower()}/{name}"
+            yield Metric(key, float(getattr(event.epoch, name)), at, event.epoch.steps)
     elif event.decision is not None:
         yield from _decision_metrics(event.decision, at)
 

@@ -92,7 +92,7 @@ def test_a_result_brings_figures_genotype_and_drawing(life: Life, publisher: Pub
     figures = {"test_accuracy": 0.75, "val_accuracy": 0.875, "cost/search_steps": 30.0, "cost/search_seconds": 1.5}
     assert figures.items() <= run.data.metrics.items()
     files = {file.path for file in embedded.list_artifacts(run.info.run_id)}
-    assert files == {"decision.json", "genotype.txt", "cells.png", "cells.svg"}
+    assert files == {"decision.json", "genotype.txt", "cells.png"}
     text = Path(embedded.download_artifacts(run.info.run_id, "genotype.txt")).read_text()
     assert text == GENOTYPE + "\n"
 
