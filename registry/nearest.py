@@ -112,10 +112,13 @@ class SourceFinder:
             {hit.name: partial(self._measure, query.sketch, digest, hit, versions[hit.name]) for hit in hits}, deadline
         )
         found = [item for item in measured.values() if item is not None]
-        ranked = rank(found, space=query.space, tie_band=self._tie_band)
-        novel, novelty_reason = judge_novelty(ranked, self._datasets.all_nearest_distances())
-        candidates = ranked[:top_k]
         complete = len(measured) == len(hits)
+        ranked = rank(found, space=query.space, tie_band=self._tie_band)
+        candidates = ranked[:top_k]
+        if ranked or complete:
+            novel, novelty_reason = judge_novelty(ranked, self._datasets.all_nearest_distances())
+        else:
+            novel, novelty_reason = False, "The deadline came before the first distance was known."
         if query.include_class_coupling:
             candidates, all_coupled = self._with_coupling(query.sketch, found, candidates, deadline)
             complete = complete and all_coupled

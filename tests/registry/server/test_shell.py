@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 
 import grpc
 import pytest
@@ -11,15 +12,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server_tools import job_for, make_dataset
+from server_tools import GENOTYPE, job_for, make_dataset
 from supernet_registry.v1 import blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
+from clients._prepare import dataset_record
+from clients.convert import to_proto
 from clients.registry_client import RegistryClient
-from clients.resources import Supernet
+from clients.resources import Dataset, Supernet
 from registry.server import auth
 from registry.server.thread import ServerThread
 from registry.settings import Settings
 from search import errors
+from search.similarity import load_encoder, make_sketch
 
 FILES = (blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
 METHODS = [
@@ -84,55 +88,133 @@ def kind_of(field) -> str:
     }[field.type]
 
 
+def values(field, texts, depth):
+    """Any value of a field."""
+    kind = kind_of(field)
+    if kind == "message":
+        return messages(field.message_type, texts, depth + 1)
+    if kind == "string":
+        return texts
+    if kind in RANGES:
+        low, high = RANGES[kind]
+        return st.sampled_from([0, 1, 2, 1000, low, high]) | st.integers(low, high)
+    return FIELD_VALUES[kind]
+
+
+def is_map(field) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
 @st.composite
 def messages(draw, descriptor, texts, depth=0):
     """Any message of a type: about half of its fields set, to any value that the wire can carry."""
     message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
-        if not draw(st.booleans()):
-            continue
-        kind = kind_of(field)
-        if kind == "message":
-            if depth > 3 or field.message_type.GetOptions().map_entry:
-                continue
-            child = draw(messages(field.message_type, texts, depth + 1))
-            if field.is_repeated:
-                getattr(message, field.name).append(child)
-            else:
-                getattr(message, field.name).CopyFrom(child)
-            continue
-        if kind == "string":
-            value = draw(texts)
-        elif kind in RANGES:
-            low, high = RANGES[kind]
-            value = draw(st.sampled_from([0, 1, 2, 1000, low, high]) | st.integers(low, high))
-        else:
-            value = draw(FIELD_VALUES[kind])
-        if field.is_repeated:
-            getattr(message, field.name).append(value)
-        else:
-            setattr(message, field.name, value)
+        if draw(st.booleans()) and not is_map(field) and (depth < 4 or field.message_type is None):
+            set_field(message, field, draw(values(field, texts, depth)))
     return message
 
 
+@st.composite
+def nearly(draw, valid, texts, depth=0):
+    """A valid message with one field, somewhere in it, set to any value."""
+    message = type(valid)()
+    message.CopyFrom(valid)
+    fields = [field for field in message.DESCRIPTOR.fields if not is_map(field)]
+    field = draw(st.sampled_from(fields))
+    if kind_of(field) == "message" and not field.is_repeated and message.HasField(field.name) and draw(st.booleans()):
+        getattr(message, field.name).CopyFrom(draw(nearly(getattr(message, field.name), texts, depth + 1)))
+    else:
+        set_field(message, field, draw(values(field, texts, depth)))
+    return message
+
+
+def set_field(message, field, value) -> None:
+    if field.is_repeated:
+        getattr(message, field.name).append(value)
+    elif kind_of(field) == "message":
+        getattr(message, field.name).CopyFrom(value)
+    else:
+        setattr(message, field.name, value)
+
+
 @pytest.fixture
-def stored_names(client, finish) -> list[str]:
+def stored(client, finish) -> dict[str, str]:
     """One of everything, so that requests can name what exists."""
     version = finish(make_dataset(1))
-    queued = client.create_search_job(job_for(client.register_dataset(make_dataset(2))))
-    return [version.name, version.dataset, version.job, version.weights_blob, "supernets/tiny", queued.name]
+    job = client.create_search_job(job_for(client.register_dataset(make_dataset(2))))
+    lease, _, _ = client.lease_search_job("w", device="cpu", job=job.name)
+    return {
+        "supernet": "supernets/tiny",
+        "version": version.name,
+        "dataset": version.dataset,
+        "blob": version.weights_blob,
+        "finished": version.job,
+        "job": lease.job,
+        "fence": str(lease.fence),
+    }
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def valid_requests(stored) -> list:
+    """(method, request that succeeds or fails for one reason only)."""
+    data = make_dataset(3)
+    sketch = make_sketch(data, load_encoder("pixels")).to_bytes()
+    dataset = to_proto(dataset_record(data, retain_images=False), datasets_pb2.Dataset)
+    job = to_proto(job_for(Dataset(name=stored["dataset"])), searches_pb2.SearchJob)
+    held = {"job": stored["job"], "fence": int(stored["fence"])}
+    epoch = searches_pb2.EpochMetrics(phase=1, epoch=1, epochs=2, steps=3, val_accuracy=0.5)
+    metrics = supernets_pb2.Metrics(val_accuracy=0.9)
+    result = supernets_pb2.SupernetVersion(weights_blob=stored["blob"], genotype=GENOTYPE, metrics=metrics)
+    decision = searches_pb2.SourceDecision(source=stored["version"], transfer_mode=1, reason="near", ot_distance=1.0)
+    requests = [
+        datasets_pb2.CreateDatasetRequest(dataset=dataset, sketch=sketch, request_id=str(uuid.uuid4())),
+        datasets_pb2.UpdateDatasetRequest(name=stored["dataset"], display_name="new"),
+        datasets_pb2.QueryNearestSourcesRequest(dataset=stored["dataset"], top_k=3, search_space=job.spec.search_space),
+        datasets_pb2.ListDatasetsRequest(page_size=1),
+        supernets_pb2.CreateSupernetRequest(supernet_id="new", supernet=supernets_pb2.Supernet(description="d")),
+        supernets_pb2.UpdateSupernetRequest(name=stored["supernet"], description="d"),
+        supernets_pb2.RollbackSupernetRequest(name=stored["supernet"], version=stored["version"], etag="e"),
+        supernets_pb2.QueryLineageRequest(name=stored["supernet"]),
+        searches_pb2.CreateSearchJobRequest(search_job=job, validate_only=True),
+        searches_pb2.ListSearchJobsRequest(state=1, stream="default"),
+        workers_pb2.LeaseSearchJobRequest(worker="w", device="cpu"),
+        workers_pb2.RenewLeaseRequest(**held),
+        workers_pb2.ReportProgressRequest(events=[searches_pb2.JobEvent(epoch=epoch)], **held),
+        workers_pb2.ReportProgressRequest(events=[searches_pb2.JobEvent(decision=decision)], **held),
+        workers_pb2.SaveCheckpointRequest(checkpoint_blob=stored["blob"], **held),
+        workers_pb2.CompleteSearchJobRequest(version=result, **held),
+        blobs_pb2.FindMissingBlobsRequest(names=[stored["blob"]]),
+        blobs_pb2.StartUploadRequest(blob="blobs/" + "0" * 64, size_bytes=10),
+    ]
+    of_type = {method.input_type.full_name: method for method in UNARY}
+    return [(of_type[request.DESCRIPTOR.full_name], request) for request in requests]
+
+
+def check_answer(channel, method, request) -> None:
+    if method.name == "LeaseSearchJob":
+        request.wait_seconds = min(request.wait_seconds, 0.0)  # no waiting
+    assert send(channel, method, request.SerializeToString()) in ACCEPTABLE
+
+
+FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+
+
+@settings(max_examples=200, **FUZZ)
 @given(data=st.data())
-def test_no_request_makes_the_server_stumble(channel, stored_names, data):
+def test_no_request_makes_the_server_stumble(channel, stored, data):
     """Any message to any unary method gets an answer or a typed error, never INTERNAL or UNKNOWN."""
     method = data.draw(st.sampled_from(UNARY), label="method")
-    texts = st.sampled_from(stored_names) | TEXTS
-    request = data.draw(messages(method.input_type, texts), label="request")
-    if method.name == "LeaseSearchJob":
-        request.wait_seconds = min(request.wait_seconds, 0.0)
-    assert send(channel, method, request.SerializeToString()) in ACCEPTABLE
+    texts = st.sampled_from(sorted(stored.values())) | TEXTS
+    check_answer(channel, method, data.draw(messages(method.input_type, texts), label="request"))
+
+
+@settings(max_examples=500, **FUZZ)
+@given(data=st.data())
+def test_no_field_of_a_valid_request_makes_the_server_stumble(channel, stored, data):
+    """Requests that are right but for one field get past the first checks."""
+    method, valid = data.draw(st.sampled_from(valid_requests(stored)), label="valid")
+    texts = st.sampled_from(sorted(stored.values())) | TEXTS
+    check_answer(channel, method, data.draw(nearly(valid, texts), label="request"))
 
 
 def test_bytes_that_are_no_message_are_invalid_arguments(channel):
