@@ -67,7 +67,7 @@ class Recipe:
     child_weight_decay: float = 3e-4
 
     # Evaluation
-    calibration_images: int = 512  # clean training images over which BatchNorm statistics are taken, at most
+    calibration_images: int = 256  # clean training images over which BatchNorm statistics are taken, at most
     eval_batch_size: int = 256
 
     @classmethod
@@ -136,6 +136,7 @@ _RECIPES = {
         warm_learning_rate=1e-3,
         weight_decay=1e-2,
         alpha_learning_rate=3e-3,
+        alpha_every=2,
         child_epochs=6,
         child_learning_rate=2e-3,
         child_weight_decay=1e-2,

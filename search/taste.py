@@ -4,8 +4,9 @@ Distance between datasets cannot see what a source has learnt: one with random l
 So every candidate is judged where it will be used, in two rounds (successive halving):
 
     round 0   no step at all: transfer, BatchNorm statistics and prototype head on the target, validation accuracy.
-              This costs a pass over the training images, and already ranks features well.
-    round 1   the best candidates and scratch make a few steps each, scratch with its own learning rate.
+              This costs a pass over the training images, and already ranks features well. A source that leads
+              scratch by far wins here, and one that does not lead at all has lost.
+    round 1   where it is close, the best candidates and scratch make a few steps each, each with its own schedule.
 
 A source must beat scratch by a margin, for a bad source costs more than a missed good one saves. The winner's loop
 simply goes on, so its steps are not lost; everyone's steps and seconds are counted.
@@ -13,6 +14,7 @@ simply goes on, so its steps are not lost; everyone's steps and seconds are coun
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +32,9 @@ from search.warm_start import carries_weights, fit_head, temper, transfer
 
 __all__ = ["Contender", "Kitchen", "taste_sources"]
 
+_MUCH_LOWER = 0.7
+_CLEAR_LEAD = 3.0  # margins at which no step is needed to see who is better
+
 
 @dataclass
 class Contender:
@@ -46,6 +51,11 @@ class Contender:
         """Score the contender as it stands."""
         self.steps.append(self.loop.steps)
         self.scores.append(self.loop.evaluate())
+
+    @property
+    def best(self) -> Score:
+        """Its best score so far: the loop keeps that state, so later harm is no loss."""
+        return min(self.scores, key=lambda score: (-score.accuracy, score.loss))
 
     def to_taste(self, *, chosen: bool) -> Taste:
         """What is reported."""
@@ -128,13 +138,15 @@ def taste_sources(
     for source in sources:
         if source not in finalists:
             source.verdict = f"dropped before training: {_percent(source)} against {_percent(finalists[0])}"
-    steps = _steps_each(recipe, scratch.loop.steps_per_epoch, len(finalists) + 1)
-    if steps:
-        for contender in [scratch, *finalists]:
+    n_val = len(kitchen.data.val)
+    steps = 0
+    if 0.0 < _lead(finalists[0], scratch, recipe, n_val) < _CLEAR_LEAD:
+        steps = _steps_each(recipe, scratch.loop.steps_per_epoch, len(finalists) + 1)
+        for contender in [scratch, *finalists] if steps else []:
             contender.loop.advance(steps)
             contender.judge()
-    best = _best(finalists, 1)
-    winner = best[0] if best and _helps(best[0], scratch, recipe.taste_margin) else scratch
+    (best,) = _best(finalists, 1)
+    winner = best if _lead(best, scratch, recipe, n_val) >= 1.0 else scratch
     _explain(winner, scratch, finalists, steps)
     decision = Decision(
         source=winner.version,
@@ -149,8 +161,8 @@ def taste_sources(
 
 
 def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
-    """The best by their last score; the nearer first where scores are equal."""
-    return sorted(contenders, key=lambda c: (-c.scores[-1].accuracy, c.scores[-1].loss))[:count]
+    """The best by their best score; the nearer first where scores are equal."""
+    return sorted(contenders, key=lambda c: (-c.best.accuracy, c.best.loss))[:count]
 
 
 def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
@@ -158,13 +170,16 @@ def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
     return int(recipe.taste_share * recipe.epochs * steps_per_epoch / trials)
 
 
-def _helps(source: Contender, scratch: Contender, margin: float) -> bool:
-    """Whether a source beats scratch by the margin, judged by the last score."""
-    mine, theirs = source.scores[-1], scratch.scores[-1]
-    if mine.accuracy >= theirs.accuracy + margin:
-        return True
-    # Near the ceiling accuracy cannot show a margin; the loss still can.
-    return mine.accuracy >= theirs.accuracy and mine.loss < 0.8 * theirs.loss
+def _lead(source: Contender, scratch: Contender, recipe: Recipe, n_val: int) -> float:
+    """By how many margins a source's accuracy beats scratch's; from 1 on it helps.
+
+    The margin is the recipe's, or the standard error of an accuracy on so many validation images, if that is larger.
+    Near the ceiling accuracy has no room for a margin; there a much lower loss counts as one.
+    """
+    mine, theirs = source.best, scratch.best
+    margin = max(recipe.taste_margin, math.sqrt(theirs.accuracy * (1.0 - theirs.accuracy) / n_val))
+    lead = (mine.accuracy - theirs.accuracy) / margin
+    return 1.0 if 0.0 <= lead < 1.0 and mine.loss < _MUCH_LOWER * theirs.loss else lead
 
 
 def _explain(winner: Contender, scratch: Contender, finalists: Sequence[Contender], steps: int) -> None:
@@ -181,4 +196,4 @@ def _explain(winner: Contender, scratch: Contender, finalists: Sequence[Contende
 
 
 def _percent(contender: Contender) -> str:
-    return f"{100 * contender.scores[-1].accuracy:.1f}%"
+    return f"{100 * contender.best.accuracy:.1f}%"
