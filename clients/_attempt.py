@@ -204,7 +204,9 @@ class Attempt:
         self._novel = found.novel
         if spec.source_policy is SourcePolicy.VERSION:
             name = spec.source_version
-            distance = next((c.ot_distance for c in found.candidates if c.version == name), 0.0)
+            # The answer names one version a dataset; the distance is the dataset's, whichever version was asked for.
+            dataset = self._keeper.persist(lambda: self._client.get_version(name)).dataset
+            distance = next((c.ot_distance for c in found.candidates if c.dataset == dataset), 0.0)
             return [self._download(name, distance)]
         candidates = []
         for chosen in choose_candidates(found, recipe.taste_candidates):

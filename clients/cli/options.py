@@ -87,6 +87,7 @@ TransferModeOption = Annotated[
     typer.Option(
         case_sensitive=False,
         metavar="MODE",
+        show_default="weights_and_alphas",
         help="What is taken over from the source: weights_and_alphas, alphas_only or weights_only.",
         rich_help_panel=_RECIPE_PANEL,
     ),

@@ -71,6 +71,8 @@ class JobProgress:
             self._line(describe_decision(event.decision))
         elif event.message is not None:
             self._line(event.message)
+        elif event.state is JobState.QUEUED:
+            self._line("waiting for a worker")
         elif event.state in (JobState.RUNNING, JobState.CANCELLING, JobState.FAILED, JobState.CANCELLED):
             self._line(event.state.value.lower())
 

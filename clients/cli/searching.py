@@ -68,7 +68,7 @@ def search(
     head_pool: HeadPool = 0,
     resolution: Resolution = 0,
     source: Source = "auto",
-    transfer_mode: TransferModeOption = TransferMode.WEIGHTS_AND_ALPHAS,
+    transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
     epochs: Epochs = 0,
     child_epochs: ChildEpochs = 0,
     patience: Patience = 0,
@@ -139,7 +139,7 @@ def search(
                 request_id=request_id,
                 progress=progress,
             )
-        output.say(f"{job.name}: {job.state.value.lower()}")
+        output.say(job.name)
         if here:
             job = _run_here(client, job, data, device)
         elif wait:

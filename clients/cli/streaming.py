@@ -59,7 +59,7 @@ def stream(
     head_pool: HeadPool = 0,
     resolution: Resolution = 0,
     source: Source = "auto",
-    transfer_mode: TransferModeOption = TransferMode.WEIGHTS_AND_ALPHAS,
+    transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
     epochs: Epochs = 0,
     child_epochs: ChildEpochs = 0,
     patience: Patience = 0,

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from service import running_service
 from supernet_registry.v1 import (
     blobs_pb2_grpc,
     datasets_pb2_grpc,
@@ -44,3 +45,10 @@ def serve() -> Iterator[Callable[..., str]]:
     yield start
     for server in servers:
         server.stop(None).wait()
+
+
+@pytest.fixture(scope="session")
+def service_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Server and worker in processes of their own, shared by all tests that ask for them: use names of your own."""
+    with running_service(tmp_path_factory.mktemp("service") / "data") as address:
+        yield address
