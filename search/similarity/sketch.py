@@ -36,11 +36,14 @@ DEFAULT_SKETCH_SIZE = 256
 0.9995, value 0.9 % high) and find the same nearest source but for near-ties; 128 points 0.9985, 512 points 0.9999."""
 MAX_SKETCH_SIZE = 4096
 MAX_RANK = 64
+MAX_FACTORS = 8192
+"""Most rows of covariance factors over all classes: one label-distance matrix then costs seconds at worst, not hours."""
 MAX_SKETCH_BYTES = 64 << 20
 
 FACTOR_RANK = 32
 """Rank of the class covariance factors that `make_sketch` computes. Over the 36 benchmark tasks label distances are
-then 0.8 % off those of rank 64 on average (24: 2.7 %, 16: 5.8 %), at 10 ms for 10 by 10 classes."""
+then 0.8 % off those of rank 64 on average (24: 2.7 %, 16: 5.8 %), at 6 ms for 10 by 10 classes. Above 128 classes it
+falls, so that all factors together stay below 4096 rows."""
 SHRINKAGE_IMAGES = 2.0
 """A class of this many images takes half of its covariance from the average over all classes. Measured with 5 images
 a class: label distances are 8.9 % off (16.5 % unshrunk), and 98 % of classes still find themselves in the full data."""
@@ -179,20 +182,21 @@ def _class_moments(
     average over all classes: (1 - s) Σ_c + s Σ_within with s = 2 / (2 + n_c).
     """
     n_classes, d = len(counts), features.shape[1]
-    means = np.empty((n_classes, d))
-    covariances = np.empty((n_classes, d, d))
-    for c in range(n_classes):
-        members = features[labels == c]
-        means[c] = members.mean(axis=0)
-        centred = members - means[c]
-        covariances[c] = centred.T @ centred / len(members)
-    within = np.einsum("c,cij->ij", counts / counts.sum(), covariances)
+    members = [features[labels == c] for c in range(n_classes)]
+    means = np.array([x.mean(axis=0) for x in members])
+    within = sum((_scatter(x, mean) for x, mean in zip(members, means, strict=True)), np.zeros((d, d))) / counts.sum()
     share = SHRINKAGE_IMAGES / (SHRINKAGE_IMAGES + counts)
-    rank = min(FACTOR_RANK, d)
+    rank = min(FACTOR_RANK, d, max(1, MAX_FACTORS // 2 // n_classes))
     factors = np.empty((n_classes, rank, d))
-    for c in range(n_classes):
-        factors[c] = _low_rank_factor((1 - share[c]) * covariances[c] + share[c] * within, rank)
+    for c, (x, mean) in enumerate(zip(members, means, strict=True)):  # computed twice rather than kept: k d² is large
+        factors[c] = _low_rank_factor((1 - share[c]) * _scatter(x, mean) / counts[c] + share[c] * within, rank)
     return _on_grid(means).astype(np.float32), _on_grid(factors).astype(np.float32)
+
+
+def _scatter(x: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = x - mean
+    result: NDArray[np.float64] = centred.T @ centred
+    return result
 
 
 def _low_rank_factor(covariance: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
@@ -276,6 +280,7 @@ def _check_shapes(s: Sketch) -> None:
         ("dimensions", d, 1, MAX_DIMENSION),
         ("classes", k, 2, MAX_CLASSES),
         ("factors a class", r, 0, MAX_RANK),
+        ("factors in all", k * r, 0, MAX_FACTORS),
     ):
         if not low <= value <= high:
             raise InvalidSketch(

@@ -90,10 +90,14 @@ def lower_bound(a: Sketch, b: Sketch) -> float:
 def label_distances(a: Sketch, b: Sketch) -> NDArray[np.float64]:
     """Squared W₂ between the class Gaussians, shape (k, l), in float64."""
     f_a, f_b = a.class_factors.astype(np.float64), b.class_factors.astype(np.float64)
-    r_a, r_b, d = f_a.shape[1], f_b.shape[1], a.dimension
-    # All cross-Gram matrices F F'ᵀ by one product: (k r, d) @ (d, l r).
-    gram = (f_a.reshape(-1, d) @ f_b.reshape(-1, d).T).reshape(len(f_a), r_a, len(f_b), r_b).transpose(0, 2, 1, 3)
-    nuclear = np.linalg.svd(gram, compute_uv=False).sum(axis=-1) if min(r_a, r_b) else np.zeros(gram.shape[:2])
+    nuclear = np.zeros((len(f_a), len(f_b)))
+    if f_a.size and f_b.size:
+        flat_b = f_b.reshape(-1, a.dimension).T  # (d, l r)
+        for c, factor in enumerate(
+            f_a
+        ):  # a row of classes at a time: all cross-Gram matrices together can fill a memory
+            gram = (factor @ flat_b).reshape(len(factor), len(f_b), -1).transpose(1, 0, 2)  # (l, r, r): F F'ᵀ
+            nuclear[c] = np.linalg.svd(gram, compute_uv=False).sum(axis=-1)
     traces = (f_a**2).sum(axis=(1, 2))[:, None] + (f_b**2).sum(axis=(1, 2))[None, :]
     bures = (traces - 2.0 * nuclear).clip(min=0.0)
     distances: NDArray[np.float64] = squared_distances(a.class_means, b.class_means) + bures

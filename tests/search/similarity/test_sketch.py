@@ -83,6 +83,20 @@ def test_few_images_of_many_classes_still_make_a_sketch(shipped: Shipped) -> Non
     assert not sketch.class_factors.any(), "one image in every class: nothing varies within any"
 
 
+def test_factors_of_very_many_classes_are_limited_together() -> None:
+    """What a stranger's sketch can make a server compute is bounded."""
+    k = 200
+    many = {
+        "features": np.zeros((k, 5), np.float32),
+        "labels": np.arange(k),
+        "class_means": np.zeros((k, 5), np.float32),
+        "class_counts": np.ones(k, np.int64),
+    }
+    replace(random_sketch(0), **many, class_factors=np.zeros((k, 40, 5), np.float32))
+    with pytest.raises(InvalidSketch, match="8200 factors in all"):
+        replace(random_sketch(0), **many, class_factors=np.zeros((k, 41, 5), np.float32))
+
+
 @settings(max_examples=100, deadline=None)
 @given(counts=st.lists(st.integers(1, 500), min_size=2, max_size=40), size=st.integers(2, 600))
 def test_shares_are_proportional_and_complete(counts: list[int], size: int) -> None:
@@ -138,6 +152,7 @@ def test_an_encoder_that_returns_nan_is_refused(shipped: Shipped) -> None:
         ({"class_counts": np.zeros(3, np.int64)}, InvalidSketch),
         ({"class_counts": np.full(3, 2**62)}, InvalidSketch),
         ({"class_factors": np.zeros((3, 65, 5), np.float32)}, InvalidSketch),
+        ({"encoder_id": "x" * 257}, InvalidSketch),
         ({"features": np.zeros((24, 5), np.float64)}, InvalidSketch),
         ({"encoder_id": ""}, InvalidSketch),
         ({"encoder_id": "line\nbreak"}, InvalidSketch),

@@ -61,6 +61,14 @@ def test_label_distances_equal_the_textbook(seed: int) -> None:
     np.testing.assert_allclose(label_distances(a, b), expected, rtol=1e-5)
 
 
+def test_classes_without_covariance_are_points() -> None:
+    """Rank 0: only the means are left."""
+    a, b = random_sketch(0, rank=0), random_sketch(1)
+    gaps = a.class_means[:, None].astype(float) - b.class_means[None].astype(float)
+    spread = (b.class_factors.astype(float) ** 2).sum(axis=(1, 2))
+    np.testing.assert_allclose(label_distances(a, b), (gaps**2).sum(axis=2) + spread, rtol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_distance_equals_a_linear_program_over_the_definition(seed: int) -> None:
     a, b = random_sketch(seed, n=12), random_sketch(seed + 100, n=15, k=4, rank=5)
