@@ -37,7 +37,7 @@ DEFAULT_SKETCH_SIZE = 256
 MAX_SKETCH_SIZE = 4096
 MAX_RANK = 64
 MAX_FACTORS = 8192
-"""Most rows of covariance factors over all classes: one label-distance matrix then costs seconds at worst, not hours."""
+"""Most rows of covariance factors over all classes: one label-distance matrix then costs seconds at worst."""
 MAX_SKETCH_BYTES = 64 << 20
 
 FACTOR_RANK = 32
