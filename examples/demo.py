@@ -137,7 +137,11 @@ def panel(warm: StreamRow, scratch: StreamRow) -> CurvePanel:
         warm.task_name,
         (
             Curve.from_epochs(
-                f"from {short_version(warm.source)}", warm.curve, warm=True, taste_steps=warm.taste_steps
+                f"from {short_version(warm.source)}",
+                warm.curve,
+                warm=True,
+                taste_steps=warm.taste_steps,
+                tastes=warm.tastes,
             ),
             Curve.from_epochs("from scratch", scratch.curve, warm=False),
         ),

@@ -20,7 +20,17 @@ from clients.plots import (
     stream_summary,
 )
 from clients.plots.lineage import _arrange
-from clients.resources import EpochMetrics, Lineage, LineageEdge, Metrics, Parent, ParentRole, Phase, SupernetVersion
+from clients.resources import (
+    EpochMetrics,
+    Lineage,
+    LineageEdge,
+    Metrics,
+    Parent,
+    ParentRole,
+    Phase,
+    SupernetVersion,
+    TasteResult,
+)
 from clients.stream_results import StreamResult, StreamRow
 from search.errors import InvalidArgument
 
@@ -88,6 +98,16 @@ def test_a_curve_counts_the_taste_before_its_own_steps_and_leaves_the_child_out(
     assert curve.steps == (8, 18, 28, 38, 48)
     assert curve.steps_to(0.4) == 28
     assert curve.steps_to(0.9) is None
+
+
+def test_a_curve_begins_where_the_taste_left_its_winner_whose_steps_are_counted_once() -> None:
+    tastes = (
+        TasteResult(version="v", steps=(0, 6), val_accuracies=(0.2, 0.5), chosen=True),
+        TasteResult(version="", steps=(0, 6), val_accuracies=(0.1, 0.2)),
+    )
+    epochs = [EpochMetrics(phase=Phase.SEARCH, epoch=1, steps=6 + 10, val_accuracy=0.8)]
+    curve = Curve.from_epochs("x", epochs, warm=True, taste_steps=12, tastes=tastes)
+    assert (curve.steps, curve.accuracies) == ((12, 22), (0.5, 0.8))
 
 
 def test_the_speed_up_is_measured_at_scratchs_best_minus_one_point() -> None:
