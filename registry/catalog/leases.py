@@ -271,14 +271,16 @@ def _append(connection: sa.Connection, change: JobChange, events: Sequence[JobEv
                 continue
             known.add(key)
             change.set(progress=to_json(event.epoch, EpochMessage))
-        if event.decision is not None:
-            event = JobEvent(decision=explicit_mode(event.decision))  # noqa: PLW2901
-            body = to_json(event.decision, DecisionMessage)
+        elif event.decision is not None:
+            decided = explicit_mode(event.decision)
+            body = to_json(decided, DecisionMessage)
             if body == decision:
                 continue
             # Another decision than before is kept: an attempt without a checkpoint may have tasted anew.
             decision = body
-            change.set(decision=body, source_version=check_source(connection, change.row, event.decision))
+            change.set(decision=body, source_version=check_source(connection, change.row, decided))
+            change.tell(JobEvent(decision=decided))
+            continue
         change.tell(event)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,9 @@ from search._safetensors import pack
 from search.similarity.sketch import Sketch
 from search.spaces import SearchSpace, make_space
 from search.tasks import ImageDataset, dataset_from_arrays
+
+# Read at import: a fixture for all tests removes the project's variables from the environment.
+POSTGRESQL = os.environ.get("SUPERNET_REGISTRY_TEST_DATABASE_URL", "")
 
 SPACE = make_space(channels=4)
 OTHER_SPACE = make_space(channels=8)

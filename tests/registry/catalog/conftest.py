@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,18 +9,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from catalog_world import StandingClock, World
+from catalog_world import POSTGRESQL, StandingClock, World
 
 from registry.catalog import Catalog
 from registry.settings import Settings
 
-# Read at import: a fixture for all tests removes the project's variables from the environment.
-POSTGRESQL = os.environ.get("SUPERNET_REGISTRY_TEST_DATABASE_URL", "")
 
-
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.skipif(not POSTGRESQL, reason="no server named"))]
-)
+@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRESQL else ["sqlite"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a database of this test's own."""
     if request.param == "sqlite":

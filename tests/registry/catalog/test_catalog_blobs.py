@@ -71,7 +71,7 @@ def test_a_name_that_is_no_digest_never_reaches_the_file_system(tmp_path: Path) 
             store.open_read(name)
 
 
-@properties(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@properties(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bit=st.integers(0, 8 * 3000 - 1))
 def test_every_flipped_bit_is_found(tmp_path: Path, bit: int) -> None:
     store = LocalBlobStore(tmp_path / "flip")
@@ -164,17 +164,11 @@ DATA = bytes(range(256)) * 20
 
 @properties(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(offset=st.integers(0, len(DATA)), limit=st.integers(0, len(DATA) + 5), chunk=st.integers(1, 700))
-def test_any_range_can_be_read_in_chunks(tmp_path: Path, offset: int, limit: int, chunk: int) -> None:
-    catalog = _shared_catalog(tmp_path)
+def test_any_range_can_be_read_in_chunks(catalog: Catalog, offset: int, limit: int, chunk: int) -> None:
     name = catalog.blobs.put(DATA)
     chunks = list(catalog.blobs.read_chunks(name, offset=offset, limit=limit, chunk_bytes=chunk))
     assert b"".join(chunks) == DATA[offset : offset + limit if limit else None]
     assert all(0 < len(piece) <= chunk for piece in chunks)
-    catalog.close()
-
-
-def _shared_catalog(tmp_path: Path) -> Catalog:
-    return Catalog.open(Settings(data_dir=tmp_path / "shared"))
 
 
 @pytest.mark.parametrize("damage", ["flip the first byte", "flip the last byte", "cut", "remove"])

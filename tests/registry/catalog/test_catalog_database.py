@@ -11,12 +11,20 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from catalog_world import POSTGRESQL
 
 from registry.catalog import Catalog
 from registry.catalog.records import next_count
 from registry.database import check_revision, newest_revision, open_database, run_write, transaction, upgrade
 from registry.schema import blobs, counters, metadata, requests
 from search.errors import DiskFull, InvalidArgument, SchemaMismatch
+
+
+def test_this_suite_runs_on_postgresql_too() -> None:
+    """Where a server is named; every test then runs on both."""
+    if not POSTGRESQL:
+        pytest.skip("SUPERNET_REGISTRY_TEST_DATABASE_URL names no server")
+    assert sa.make_url(POSTGRESQL).get_backend_name() == "postgresql"
 
 
 def test_migrations_make_exactly_the_schema(database_url: str) -> None:

@@ -49,7 +49,7 @@ def test_an_upload_ends_as_a_blob_and_a_second_one_is_complete_at_once(catalog: 
         catalog.uploads.get(upload.name)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.sets(st.integers(1, 4999), max_size=6), torn=st.integers(0, 300))
 def test_an_upload_cut_anywhere_goes_on_after_a_restart(
     world: World, open_catalog: Callable[..., Catalog], tmp_path: Path, cuts: set[int], torn: int
