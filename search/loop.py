@@ -40,6 +40,7 @@ class Plan:
 
     phase: str  # SEARCH or CHILD
     epochs: int
+    patience: int
     learning_rate: float
     weight_decay: float
     label_smoothing: float
@@ -99,13 +100,13 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """All epochs done, or no progress for `recipe.patience` epochs."""
+        """All epochs done, or no progress for `plan.patience` epochs."""
         return self.epoch >= self.plan.epochs or self.stalled
 
     @property
     def stalled(self) -> bool:
-        """Whether validation accuracy has not improved for `recipe.patience` epochs."""
-        return self._epochs_without_progress >= self.recipe.patience
+        """Whether validation accuracy has not improved for `plan.patience` epochs."""
+        return self._epochs_without_progress >= self.plan.patience
 
     def run_epoch(self) -> Epoch:
         """Train for one epoch, score it on the validation split, and keep it if it is the best so far.

@@ -174,7 +174,8 @@ def _add_scaled(operation: Operation, total: Tensor | None, shared: Tensor, scal
     """`total + scale·shared` in one pass."""
     if total is None or scale is None:
         return Operation.add_to(operation, total, shared, scale)
-    return torch.addcmul(total, shared, scale)
+    # Of one type: under autocast a float32 factor would turn the whole sum into float32.
+    return torch.addcmul(total, shared, scale.to(shared.dtype))
 
 
 class ReluConvNorm(Operation):

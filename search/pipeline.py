@@ -146,6 +146,7 @@ class _Run:
         plan = Plan(
             phase="CHILD",
             epochs=self.recipe.child_epochs,
+            patience=self.recipe.child_epochs,  # its best epochs are the last, when the learning rate has come down
             learning_rate=self.recipe.child_learning_rate,
             weight_decay=self.recipe.child_weight_decay,
             label_smoothing=self.recipe.child_label_smoothing,
@@ -170,7 +171,7 @@ class _Run:
             self._checkpoint()
         if loop.epoch < loop.plan.epochs:
             self.listener.on_message(
-                f"{phase}: no better validation accuracy for {self.recipe.patience} epochs; stopped after {loop.epoch}."
+                f"{phase}: no better validation accuracy for {loop.plan.patience} epochs; stopped after {loop.epoch}."
             )
 
     def result(self) -> PipelineResult:

@@ -23,7 +23,7 @@ class Recipe:
     # Search: length
     epochs: int = 50  # most epochs of a search from scratch
     warm_epochs: int = 20  # most epochs of a search from a source: the backbone need only be fine-tuned
-    patience: int = 10  # epochs without a better validation accuracy after which the search stops
+    patience: int = 10  # epochs without a better validation accuracy after which the search (not the child) stops
     batch_size: int = 64  # images a weight step and an α step
 
     # Search: weights (train split)
@@ -135,10 +135,12 @@ _RECIPES = {
         learning_rate_min=2e-5,
         warm_learning_rate=1e-3,
         weight_decay=1e-2,
-        alpha_learning_rate=3e-3,
+        alpha_learning_rate=3e-2,  # a hundred α steps must suffice; at 3e-3 α stays uniform and the genotype is noise
         alpha_every=2,
-        child_epochs=6,
-        child_learning_rate=2e-3,
+        child_epochs=20,
+        child_learning_rate=5e-3,
+        max_rotation_degrees=8.0,
+        max_zoom=0.1,
         child_weight_decay=1e-2,
     ),
 }

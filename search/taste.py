@@ -101,6 +101,7 @@ class Kitchen:
         plan = Plan(
             phase="SEARCH",
             epochs=recipe.warm_epochs if warm else recipe.epochs,
+            patience=recipe.patience,
             learning_rate=recipe.warm_learning_rate if warm else recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             label_smoothing=recipe.label_smoothing,

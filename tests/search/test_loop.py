@@ -25,6 +25,7 @@ def make_loop(recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, **op
     plan = Plan(
         phase="SEARCH",
         epochs=recipe.epochs,
+        patience=recipe.patience,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         label_smoothing=0.0,
