@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clients.cli import app, output, run
+from clients.cli.connection import Server
 from search.errors import InvalidArgument, OptionalDependency
 
 if TYPE_CHECKING:
@@ -78,9 +79,16 @@ def serve(
 )
 def worker(context: typer.Context) -> None:
     """Run one worker, here or on another machine; `worker --help` lists its options."""
+    server = context.find_object(Server) or Server()
+    # A process of its own would get these from the environment; gRPC reads its own variable when it is imported.
+    if server.token:
+        os.environ["SUPERNET_REGISTRY_TOKEN"] = server.token
+    if server.root_certificates:
+        os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(server.root_certificates)
     from registry import worker as module
 
-    raise typer.Exit(module.main(context.args))
+    where = ["--address", server.address] if server.address else []
+    raise typer.Exit(module.main([*where, *context.args]))
 
 
 @app.command(rich_help_panel=_SERVICE)

@@ -32,6 +32,8 @@ from search.errors import InvalidArgument, SupernetRegistryError, Unavailable
 
 __all__ = ["ServeOptions", "Started", "Supervisor"]
 
+_SERVER = "server"
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
 _LOOK_SECONDS = 0.2
 _START_SECONDS = 120.0
 """Time for the server to listen; opening a large registry takes a while."""
@@ -102,13 +104,20 @@ class Supervisor:
         self._children: list[_Child] = []
 
     def run(self) -> None:
-        """Run until SIGTERM or SIGINT, then drain.
+        """Run until SIGTERM, SIGINT or SIGHUP, then drain.
 
         Raises:
-            SupernetRegistryError: the server could not start; the type says why.
+            SupernetRegistryError: the server cannot run; the type says why.
         """
-        self._logs_dir.mkdir(parents=True, exist_ok=True)
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._logs_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidArgument(
+                f"{self._data_dir} cannot be used: {error}.",
+                field="data_dir",
+                remedy="Choose a folder that can be written.",
+            ) from error
+        before = {number: signal.signal(number, self._on_signal) for number in _STOP_SIGNALS}
         try:
             server, address, secure = self._start_server()
             notes = self._start_companions(address, secure=secure)
@@ -138,7 +147,7 @@ class Supervisor:
 
     def _start_server(self) -> tuple[_Child, str, bool]:
         """Start the server and wait until it has announced itself: (child, address, whether it uses TLS)."""
-        server = self._add("server", self._server_argv(self._options.settings.address), _NUMERIC_THREADS)
+        server = self._add(_SERVER, self._server_argv(self._options.settings.address), _NUMERIC_THREADS)
         deadline = time.monotonic() + _START_SECONDS
         while not self._stop.wait(_LOOK_SECONDS / 4):
             assert server.process is not None
@@ -161,8 +170,8 @@ class Supervisor:
         options = self._options
         if options.workers and secure:
             notes.append(
-                "With TLS, start workers yourself, with a worker's token: "
-                f"SUPERNET_REGISTRY_TOKEN=... supernet-registry worker --address https://{address}"
+                "With TLS, start workers yourself, with a worker's token: SUPERNET_REGISTRY_TOKEN=... "
+                f"supernet-registry --address https://{address} worker"
             )
         elif options.workers and importlib.util.find_spec("torch") is None:
             notes.append('No worker: torch is not installed. Install "supernet-registry[worker]".')
@@ -235,6 +244,8 @@ class Supervisor:
         child.process = None
         words = self._last_words(child)
         if code in _CANNOT_RUN:
+            if child.name == _SERVER:
+                raise _start_failure(code, words)  # the others are nothing without it
             child.given_up = True
             self._say(f"{child.name} cannot run and is left out: {words}")
             return

@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     parent_pid = given.pop("parent_pid", None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         asyncio.run(_serve(load_settings(**given), parent_pid))
     except SupernetRegistryError as error:

@@ -25,7 +25,7 @@ from registry.server.core import Registry
 from registry.server.datasets import DatasetHandlers
 from registry.server.lock import DataDirLock
 from registry.server.notifier import Notifier
-from registry.server.rpc import Handlers, Pools, bind
+from registry.server.rpc import Binder, Handlers, Pools
 from registry.server.searches import SearchHandlers
 from registry.server.supernets import SupernetHandlers
 from registry.server.workers import WorkerHandlers
@@ -99,14 +99,15 @@ class RegistryServer:
         self._notifier = Notifier(asyncio.get_running_loop())
         self._server = aio.server(interceptors=(AccessInterceptor(self._admit),), options=_OPTIONS)
         services: tuple[Handlers, ...] = (
-            DatasetHandlers(self._registry),
+            DatasetHandlers(self._registry, self._notifier),
             SupernetHandlers(self._registry),
             SearchHandlers(self._registry, self._notifier),
             BlobHandlers(self._registry),
             WorkerHandlers(self._registry, self._notifier),
         )
+        binder = Binder(self._pools, self._access)
         for service in services:
-            bind(self._server, service, pools=self._pools, access=self._access)
+            binder.bind(self._server, service)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [service.service.full_name for service in services]

@@ -10,6 +10,7 @@ from clients.resources import Dataset, Encoder, NearestSources, SpaceDescriptor
 from registry.nearest import NearestQuery
 from registry.server.convert import optional, read, require
 from registry.server.core import Registry
+from registry.server.notifier import QUEUE, Notifier
 from registry.server.rpc import Call, Handlers
 from search.errors import InvalidArgument, InvalidSketch, NotFound
 from search.similarity import Sketch, embed
@@ -26,8 +27,9 @@ class DatasetHandlers(Handlers):
     service = pb.DESCRIPTOR.services_by_name["DatasetService"]
     slow = frozenset({"create_dataset", "query_nearest_sources"})
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, notifier: Notifier) -> None:
         self._registry = registry
+        self._notifier = notifier
         self._datasets = registry.catalog.datasets
 
     def get_encoder(self, request: pb.GetEncoderRequest) -> Encoder:
@@ -49,6 +51,7 @@ class DatasetHandlers(Handlers):
             request_id=request.request_id,
         )
         self._registry.index.catch_up()
+        self._notifier.notify(QUEUE)  # a job may have waited for these images
         return created
 
     def get_dataset(self, request: pb.GetDatasetRequest) -> Dataset:
@@ -59,13 +62,15 @@ class DatasetHandlers(Handlers):
         return pb.ListDatasetsResponse(datasets=[to_proto(item, pb.Dataset) for item in page], next_page_token=token)
 
     def update_dataset(self, request: pb.UpdateDatasetRequest) -> Dataset:
-        return self._datasets.update(
+        updated = self._datasets.update(
             request.name,
             etag=request.etag,
             display_name=optional(request, "display_name"),
             images_blob=optional(request, "images_blob"),
             retain_images=request.retain_images if request.HasField("retain_images") else None,
         )
+        self._notifier.notify(QUEUE)  # see above
+        return updated
 
     def delete_dataset(self, request: pb.DeleteDatasetRequest) -> Empty:
         self._datasets.delete(request.name, etag=request.etag)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from search.errors import AlreadyExists
+from search.errors import AlreadyExists, InvalidArgument
 
 __all__ = ["DataDirLock", "read_server_file"]
 
@@ -25,12 +25,18 @@ class DataDirLock:
 
     Raises:
         AlreadyExists: another server holds it.
+        InvalidArgument: it cannot be written.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        data_dir.mkdir(parents=True, exist_ok=True)
         self._dir = data_dir
-        self._lock = (data_dir / _LOCK).open("a")
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = (data_dir / _LOCK).open("a")
+        except OSError as error:
+            raise InvalidArgument(
+                f"{data_dir} cannot be used: {error}.", field="data_dir", remedy="Choose a folder that can be written."
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -37,7 +37,7 @@ from registry.server.auth import Access, Principal
 from registry.server.status import as_registry_error, grpc_code, to_status, trailing_metadata
 from search.errors import InvalidArgument, TooManyRequests
 
-__all__ = ["Call", "Handlers", "Pools", "bind"]
+__all__ = ["Binder", "Call", "Handlers", "Pools"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,25 +92,25 @@ class Call:
         return at_most if self.deadline is None else max(0.0, min(at_most, self.deadline - time.monotonic()))
 
 
-def bind(server: aio.Server, handlers: Handlers, *, pools: Pools, access: Access) -> None:
-    """Register every RPC of a service with a server.
+class Binder:
+    """Registers services with a server; the limits on concurrent calls hold for all of them together."""
 
-    Raises:
-        AttributeError: a method of the service has no handler.
-    """
-    binder = _Binder(pools, access)
-    methods = {method.name: binder.handler(method, handlers) for method in handlers.service.methods}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(handlers.service.full_name, methods),))
-
-
-class _Binder:
     def __init__(self, pools: Pools, access: Access) -> None:
         self._pools = pools
         self._access = access
         self._queued = _Gauge(_LONGEST_QUEUE)
         self._waiting = _Gauge(_MOST_WAITING)
 
-    def handler(self, method: MethodDescriptor, handlers: Handlers) -> Any:
+    def bind(self, server: aio.Server, handlers: Handlers) -> None:
+        """Register every RPC of a service.
+
+        Raises:
+            AttributeError: a method of the service has no handler.
+        """
+        methods = {method.name: self._handler(method, handlers) for method in handlers.service.methods}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(handlers.service.full_name, methods),))
+
+    def _handler(self, method: MethodDescriptor, handlers: Handlers) -> Any:
         name = _snake_case(method.name)
         function = getattr(handlers, name)
         if method.server_streaming:

@@ -106,16 +106,6 @@ def test_a_worker_goes_on_after_the_server_was_killed_and_started_again(tmp_path
         assert client.get_search_job(job.name).state is JobState.SUCCEEDED
 
 
-def test_the_index_is_rebuilt_from_the_catalog(tmp_path):
-    data_dir = tmp_path / "registry"
-    with server_process(data_dir) as (_, address), RegistryClient(address) as client:
-        datasets = [client.register_dataset(make_dataset(seed)) for seed in range(3)]
-        client.delete_dataset(datasets[0].name)
-    with server_process(data_dir) as (_, address), RegistryClient(address) as client:
-        answer = client.query_nearest_sources(datasets[1].name, min_index_sequence=datasets[2].index_sequence)
-        assert answer.dataset_count == 2
-
-
 def test_sigterm_drains_and_leaves_nothing_behind(tmp_path):
     with server_process(tmp_path / "registry") as (process, address), RegistryClient(address) as client:
         client.get_encoder()
@@ -156,6 +146,7 @@ def is_running(pid: int) -> bool:
     [
         (["--address", "0.0.0.0:0"], 2, "other machines"),
         (["--address", "nonsense"], 2, "other machines"),
+        (["--address", "127.0.0.1:0", "--data-dir", "/proc/nowhere"], 2, "cannot be used"),
     ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path, options, code, words):

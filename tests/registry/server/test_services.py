@@ -6,10 +6,16 @@ import hashlib
 import itertools
 import threading
 
+import grpc
 import numpy as np
 import pytest
 from server_tools import GENOTYPE, job_for, make_dataset, weights_blob
+from supernet_registry.v1 import datasets_pb2 as pb
+from supernet_registry.v1.datasets_pb2 import CreateDatasetRequest
+from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceStub
 
+from clients._prepare import dataset_record
+from clients.convert import to_proto
 from clients.registry_client import RegistryClient
 from clients.resources import (
     AbandonOutcome,
@@ -21,6 +27,8 @@ from clients.resources import (
     Supernet,
     SupernetVersion,
 )
+from registry.server.thread import ServerThread
+from registry.settings import Settings
 from search import errors
 from search.similarity import load_encoder, make_sketch
 
@@ -56,6 +64,20 @@ def test_a_sketch_of_another_encoder_is_refused_and_the_right_one_is_named(clien
         client.query_nearest_sources(sketch.to_bytes())
     assert caught.value.metadata["encoder_id"] == client.get_encoder().encoder_id
     assert caught.value.field == "sketch"
+
+
+def test_a_sketch_too_large_for_one_message_travels_as_a_blob(client):
+    data = make_dataset(1)
+    sketch = make_sketch(data, load_encoder("pixels")).to_bytes()
+    blob = client.upload_blob(sketch)
+    request = CreateDatasetRequest(dataset=to_proto(dataset_record(data, retain_images=False), pb.Dataset))
+    request.sketch_blob = blob
+    with grpc.insecure_channel(client.address) as channel:
+        created = DatasetServiceStub(channel).CreateDataset(request, timeout=30)
+    assert created.sketch_digest == hashlib.sha256(sketch).hexdigest()
+    assert client.query_nearest_sources(blob).dataset_count == 1
+    with pytest.raises(errors.NotFound):
+        client.query_nearest_sources("blobs/" + "0" * 64)
 
 
 def test_the_nearest_source_is_the_nearest_dataset_with_a_version(client, finish):
@@ -96,6 +118,16 @@ def test_a_query_sees_the_write_that_it_names(client, finish):
     with pytest.raises(errors.InvalidArgument) as caught:
         client.query_nearest_sources(latest.name, min_index_sequence=latest.index_sequence + 1000)
     assert caught.value.field == "min_index_sequence"
+
+
+def test_the_index_is_rebuilt_from_the_catalog(tmp_path):
+    settings = Settings(data_dir=tmp_path / "restarted", address="127.0.0.1:0")
+    with ServerThread(settings) as server, RegistryClient(server.address) as client:
+        datasets = [client.register_dataset(make_dataset(seed)) for seed in range(3)]
+        client.delete_dataset(datasets[0].name)
+    with ServerThread(settings) as server, RegistryClient(server.address) as client:
+        latest = datasets[2].index_sequence
+        assert client.query_nearest_sources(datasets[1].name, min_index_sequence=latest).dataset_count == 2
 
 
 def test_an_empty_registry_answers_that_everything_is_novel(client):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 import uuid
 
@@ -19,7 +21,7 @@ from clients._prepare import dataset_record
 from clients.convert import to_proto
 from clients.registry_client import RegistryClient
 from clients.resources import Dataset, Supernet
-from registry.server import auth
+from registry.server import auth, rpc
 from registry.server.thread import ServerThread
 from registry.settings import Settings
 from search import errors
@@ -365,3 +367,35 @@ def test_a_unix_socket_serves_as_well(make_registry_server, tmp_path):
     server = make_registry_server(address=f"unix:{tmp_path}/s")
     with RegistryClient(server.address) as client:
         assert client.get_encoder().encoder == "pixels"
+
+
+def test_a_call_too_many_is_told_when_to_come_back(monkeypatch, make_registry_server):
+    monkeypatch.setattr(rpc, "_MOST_WAITING", 1)
+    server = make_registry_server()
+    with RegistryClient(server.address) as client, RegistryClient(server.address) as other:
+        job = client.create_search_job(job_for(client.register_dataset(make_dataset(1))))
+        first = client.watch_search_job(job.name)
+        next(first)  # from here on its stream is open
+        with pytest.raises(errors.TooManyRequests) as caught:
+            other.lease_search_job("w", device="cpu", wait_seconds=0)
+        assert caught.value.retry_after_s == 1.0
+        assert other.get_search_job(job.name).name == job.name, "short calls are counted apart"
+        client.cancel_search_job(job.name)
+        assert len(list(first)) > 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_tls_with_tokens_opens_the_door_to_those_who_hold_one(make_registry_server, tmp_path):
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *subject]
+    subprocess.run(made, check=True, capture_output=True)
+    token, line = auth.new_token("ann", auth.Role.WRITER)
+    (tmp_path / "tokens").write_text(line)
+    secure = {"tls_certificate": certificate, "tls_key": key, "tokens_file": tmp_path / "tokens"}
+    server = make_registry_server(address="0.0.0.0:0", **secure)
+    address = f"localhost:{server.address.rpartition(':')[2]}"
+    with RegistryClient(address, token=token, root_certificates=certificate) as client:
+        assert client.get_encoder().encoder == "pixels"
+    with RegistryClient(address, root_certificates=certificate) as nobody, pytest.raises(errors.Unauthenticated):
+        nobody.get_encoder()
