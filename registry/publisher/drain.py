@@ -57,7 +57,7 @@ class Publisher:
         self._connected: tuple[MlflowClient, RunPublisher, ModelPublisher] | None = None
 
     def drain(self, should_stop: Callable[[], bool] = lambda: False) -> Report:
-        """Publish rows, oldest first, until none is due, `should_stop` says so, or MLflow cannot be reached."""
+        """Publish rows until none is due, `should_stop` says so, or MLflow cannot be reached."""
         published = refused = 0
         try:
             _, runs, models = self._connect()
@@ -126,8 +126,9 @@ class Publisher:
 
 
 def _by_resource(rows: list[OutboxRow]) -> dict[tuple[str, str], list[int]]:
+    """Row ids of each resource, oldest first, but those that failed before at the end: they hold nobody up."""
     grouped: dict[tuple[str, str], list[int]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.attempts, row.row_id)):
         grouped.setdefault((row.topic, row.resource), []).append(row.row_id)
     return grouped
 

@@ -8,15 +8,32 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    ENDPOINT_NOT_FOUND,
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    REQUEST_LIMIT_EXCEEDED,
+    UNAUTHENTICATED,
+)
 from publisher_life import GENOTYPE, SPACE, Life, content, run_of
+from requests import HTTPError, Response
 
 from clients.resources import AbandonOutcome, JobError
 from registry.catalog import Catalog
 from registry.publisher.drain import Publisher
+from registry.publisher.failures import is_rejection
 from registry.publisher.store import connect, tracking_store
 
 # MLflow 3.17's own tables use a loader strategy that SQLAlchemy 2.1 deprecates; the warning comes at their import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+def http_error(status: int) -> HTTPError:
+    """What the upload of an artifact raises."""
+    response = Response()
+    response.status_code = status
+    return HTTPError(response=response)
 
 
 def test_a_job_becomes_a_run(life: Life, publisher: Publisher, embedded: MlflowClient) -> None:
@@ -261,3 +278,22 @@ def test_a_deleted_experiment_does_not_block_the_others(
     publisher.drain()
     assert run_of(embedded, other).info.status == "SCHEDULED"
     assert any("is deleted in MLflow" in str(row.dead_reason) for row in catalog.outbox.dead())
+
+
+@pytest.mark.parametrize(
+    ("error", "permanent"),
+    [
+        (MlflowException("changed a parameter", INVALID_PARAMETER_VALUE), True),
+        (MlflowException("token expired", UNAUTHENTICATED), False),
+        (MlflowException("no MLflow at this address", ENDPOINT_NOT_FOUND), False),
+        (MlflowException("too many requests", REQUEST_LIMIT_EXCEEDED), False),
+        (MlflowException("timeout", INTERNAL_ERROR), False),
+        (http_error(413), True),
+        (http_error(401), False),
+        (http_error(502), False),
+        (ConnectionResetError(), False),
+    ],
+)
+def test_only_what_concerns_the_entry_itself_is_given_up(error: Exception, permanent: bool) -> None:
+    """A wrong token or address must not turn the whole backlog into dead letters."""
+    assert is_rejection(error) is permanent

@@ -12,15 +12,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from publisher_life import HangingServer, Life, content
+from publisher_life import HangingServer, Life, content, run_of
 
 from registry.catalog import Catalog
+from registry.clock import utc_now
 from registry.publisher.drain import Publisher, Report
 from registry.publisher.store import TrackingStore, connect, tracking_store
+from registry.settings import Settings
 
 # MLflow 3.17's own tables use a loader strategy that SQLAlchemy 2.1 deprecates; the warning comes at their import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -146,6 +149,31 @@ def test_the_backlog_of_an_outage_drains_once(
     server.resume()
     drain_all(publisher, catalog)
     assert content(connect(server.store)) == content_of_an_undisturbed_store(catalog, data_dir)
+
+
+def test_one_resource_in_trouble_does_not_hold_up_the_others(
+    life: Life, catalog: Catalog, data_dir: Path, embedded: MlflowClient
+) -> None:
+    """What failed is tried again after the rest, and published once the trouble is over."""
+    artifacts = data_dir / "mlflow" / "artifacts"
+    artifacts.mkdir()
+    (artifacts / "alphabets").write_text("in the way of a folder")
+    life.finished_job("letters", "greek", stream="alphabets")
+    numbers = life.finished_job("digits", "arabic", stream="numbers")
+    store = tracking_store(data_dir)
+    assert Publisher(catalog, store).drain().trouble
+    with later(data_dir, hours=1) as catalog:
+        assert Publisher(catalog, store).drain().trouble
+        assert run_of(embedded, numbers).info.status == "FINISHED"
+    (artifacts / "alphabets").unlink()
+    with later(data_dir, hours=2) as catalog:
+        drain_all(Publisher(catalog, store), catalog)
+    assert content(embedded)["versions"] == 2
+
+
+def later(data_dir: Path, *, hours: int) -> Catalog:
+    """The catalog when nothing is deferred any more."""
+    return Catalog.open(Settings(data_dir=data_dir), clock=lambda: utc_now() + timedelta(hours=hours))
 
 
 def drain_all(publisher: Publisher, catalog: Catalog) -> None:
