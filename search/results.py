@@ -49,7 +49,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch reports. `steps` are weight steps of the phase; a tasted winner goes on counting from its taste."""
+    """What one epoch reports. `steps` are weight steps of its phase; a tasted winner counts on from its taste."""
 
     phase: str  # SEARCH or CHILD
     epoch: int  # from 1
