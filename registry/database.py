@@ -27,7 +27,14 @@ from alembic.util.exc import CommandError
 from sqlalchemy import event, exc
 
 from registry.blobs import disk_full, is_disk_full
-from search.errors import InvalidArgument, SchemaMismatch, TooManyRequests
+from search.errors import (
+    BlobCorrupt,
+    InvalidArgument,
+    SchemaMismatch,
+    SupernetRegistryError,
+    TooManyRequests,
+    Unavailable,
+)
 
 __all__ = ["check_revision", "newest_revision", "open_database", "run_write", "transaction", "upgrade"]
 
@@ -53,6 +60,8 @@ def open_database(url: str) -> sa.Engine:
         SchemaMismatch: the database is behind (run `supernet-registry db upgrade`) or ahead of this release.
         InvalidArgument: not a URL, or of a database that is not supported.
         DiskFull: no room for a new database.
+        Unavailable: the database server does not answer.
+        BlobCorrupt: the file is damaged, or no database.
     """
     engine = _create_engine(url)
     try:
@@ -125,12 +134,16 @@ def transaction(engine: sa.Engine, *, write: bool = True) -> Iterator[sa.Connect
     Raises:
         DiskFull: the database cannot grow; nothing was written.
         TooManyRequests: another process held the writers' lock for too long; nothing was written.
+        Unavailable: the database server does not answer.
+        BlobCorrupt: the database file is damaged.
     """
     try:
         with engine.connect().execution_options(supernet_write=write) as connection, connection.begin():
             yield connection
-    except exc.OperationalError as error:
-        raise _translated(error) from error
+    except exc.DatabaseError as error:
+        if (translated := _translated(error)) is not None:
+            raise translated from error
+        raise
     except OSError as error:
         if is_disk_full(error):
             raise disk_full() from error
@@ -147,7 +160,7 @@ def run_write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         try:
             with transaction(engine) as connection:
                 return work(connection)
-        except (exc.IntegrityError, exc.DBAPIError) as error:
+        except exc.DBAPIError as error:
             if attempt == _ATTEMPTS or not _is_lost_race(error):
                 raise
             _log.info("transaction lost a race, running it again: %s", error.orig)
@@ -161,7 +174,8 @@ def _is_lost_race(error: exc.DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
 
 
-def _translated(error: exc.OperationalError) -> Exception:
+def _translated(error: exc.DatabaseError) -> SupernetRegistryError | None:
+    """Our error for what can happen to any transaction; None for what only a bug can cause."""
     text = str(error.orig).lower()
     if "disk is full" in text or "no space left" in text:
         return disk_full()
@@ -171,7 +185,16 @@ def _translated(error: exc.OperationalError) -> Exception:
             remedy="Send the same request again.",
             retry_after_s=1.0,
         )
-    return error
+    if "file is not a database" in text or "disk image is malformed" in text:
+        return BlobCorrupt(
+            f"The database file is damaged or none at all: {error.orig}.",
+            remedy="Restore it from a backup, or correct database_url.",
+            field="database_url",
+        )
+    if isinstance(error, exc.OperationalError) and getattr(error.orig, "sqlstate", "none") is None:
+        # psycopg sets a state for every error that the server answered with
+        return Unavailable("The database does not answer.", remedy="Start it, then try again.", retry_after_s=5.0)
+    return None
 
 
 def _create_engine(url: str) -> sa.Engine:

@@ -85,7 +85,7 @@ class Datasets(DistanceCache):
         parsed = read_sketch(sketch)
         draft = check_dataset_draft(dataset, parsed)
         vector = check_embedding(embedding)
-        if draft.images_blob:
+        if draft.images_blob and not self._has_these_images(draft):
             check_images(self._blobs, draft.images_blob, draft.digest, "dataset.images_blob")
         # Stored as we would write it, so that the blob's digest is the sketch's, by which distances are cached.
         sketch_sha256 = names.blob_sha256(self._blobs.put(parsed.to_bytes()))
@@ -248,6 +248,12 @@ class Datasets(DistanceCache):
     def _row(self, name: str) -> sa.Row[Any]:
         with transaction(self._engine, write=False) as connection:
             return _existing(connection, name)
+
+    def _has_these_images(self, draft: Dataset) -> bool:
+        """Whether the very blob was checked and attached before: registering again is cheap then."""
+        with transaction(self._engine, write=False) as connection:
+            row = _find(connection, draft.digest[:32])
+        return row is not None and row.images_sha256 == names.blob_sha256(draft.images_blob)
 
     def _insert(self, connection: sa.Connection, draft: Dataset, derived: dict[str, Any]) -> None:
         now = self._clock()

@@ -17,7 +17,7 @@ from registry.catalog import Catalog
 from registry.catalog.records import next_count
 from registry.database import check_revision, newest_revision, open_database, run_write, transaction, upgrade
 from registry.schema import blobs, counters, metadata, requests
-from search.errors import DiskFull, InvalidArgument, SchemaMismatch
+from search.errors import BlobCorrupt, DiskFull, InvalidArgument, SchemaMismatch, Unavailable
 
 
 def test_this_suite_runs_on_postgresql_too() -> None:
@@ -151,6 +151,17 @@ def test_databases_that_cannot_hold_a_catalog_are_refused(url: str) -> None:
         open_database(url)
     assert caught.value.field == "database_url"
     assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.sqlite").write_bytes(b"no database " * 1000)
+    with pytest.raises(BlobCorrupt):
+        open_database(f"sqlite:///{tmp_path / 'a.sqlite'}")
+
+
+def test_a_server_that_does_not_answer_is_reported() -> None:
+    with pytest.raises(Unavailable):
+        open_database("postgresql://nobody@127.0.0.1:1/nothing")
 
 
 def test_times_are_aware_and_utc(database_url: str) -> None:
