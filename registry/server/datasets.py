@@ -13,12 +13,10 @@ from registry.server.core import Registry
 from registry.server.notifier import QUEUE, Notifier
 from registry.server.rpc import Call, Handlers
 from search.errors import InvalidArgument, InvalidSketch, NotFound
-from search.similarity import Sketch, embed
+from search.similarity import MAX_SKETCH_BYTES, Sketch, embed
 from search.spaces import space_from_fields
 
 __all__ = ["DatasetHandlers"]
-
-_LARGEST_SKETCH_BYTES = 64 * 2**20
 
 
 class DatasetHandlers(Handlers):
@@ -103,9 +101,9 @@ class DatasetHandlers(Handlers):
                 return request.sketch
             case "sketch_blob":
                 size = self._registry.catalog.blobs.size(request.sketch_blob)
-                if size > _LARGEST_SKETCH_BYTES:
+                if size > MAX_SKETCH_BYTES:
                     raise InvalidSketch(
-                        f"{request.sketch_blob} has {size} bytes; a sketch has at most {_LARGEST_SKETCH_BYTES}.",
+                        f"{request.sketch_blob} has {size} bytes; a sketch has at most {MAX_SKETCH_BYTES}.",
                         field="sketch_blob",
                         remedy="Make the sketch with fewer points.",
                     )
