@@ -46,9 +46,7 @@ def codes(candidate) -> list[str]:
 
 
 def test_candidates_are_ranked_by_distance_and_say_why():
-    near, tied, far = rank(
-        [measured("c", 20.0), measured("a", 10.0), measured("b", 10.3)], space=SPACE, tie_band=0.04
-    )
+    near, tied, far = rank([measured("c", 20.0), measured("a", 10.0), measured("b", 10.3)], space=SPACE, tie_band=0.04)
     assert [c.dataset for c in (near, tied, far)] == ["datasets/a", "datasets/b", "datasets/c"]
     assert (codes(near), codes(tied), codes(far)) == (["NEAREST", "TIED"], ["TIED"], ["FAR"])
     assert (near.tied, tied.tied, far.tied) == (True, True, False)
