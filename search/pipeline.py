@@ -29,7 +29,7 @@ from search.serialization import load_weights, save_weights
 from search.spaces import SearchSpace, check_compatible, family_of
 from search.supernet import Network, alpha_entropy, skip_count
 from search.tasks import ImageDataset
-from search.taste import Kitchen, taste_sources
+from search.taste import SearchSetup, taste_sources
 from search.warm_start import MODES, carries_weights
 
 __all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste", "run_pipeline"]
@@ -93,7 +93,7 @@ class _Run:
     ) -> None:
         self.dataset, self.space, self.recipe, self.seed, self.listener = dataset, space, recipe, seed, listener
         self.data: Data = load_data(dataset, space, pick_device(device))
-        self.kitchen = Kitchen(space, self.data, recipe, seed, listener.should_stop)
+        self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop)
         self.decision: Decision | None = None
         self.loop: Loop | None = None
         self.child_loop: Loop | None = None
@@ -103,13 +103,13 @@ class _Run:
         """Choose where the search starts, and set up its loop."""
         sources = [(c.version, c.ot_distance, self._tensors(c)) for c in candidates]
         if not sources:
-            self.loop = self.kitchen.prepare(None, "SCRATCH")
+            self.loop = self.setup.prepare(None, "SCRATCH")
             self.decision = Decision("", "SCRATCH", "scratch: there is no candidate")
         elif taste:
-            self.loop, self.decision = taste_sources(self.kitchen, sources, mode)
+            self.loop, self.decision = taste_sources(self.setup, sources, mode)
         else:
             version, distance, tensors = sources[0]
-            self.loop = self.kitchen.prepare(tensors, mode)
+            self.loop = self.setup.prepare(tensors, mode)
             self.decision = Decision(version, mode, "chosen by the caller", distance)
         self.listener.on_decision(self.decision)
         self._checkpoint()
@@ -259,7 +259,7 @@ class _Run:
             identity, decision = tree["identity"], _decision_from(tree["decision"])
             _check_identity(identity, self._identity())
             self.decision, self.seconds = decision, dict(tree["seconds"])
-            self.loop = self.kitchen.bare_loop(warm=bool(decision.source) and carries_weights(decision.transfer_mode))
+            self.loop = self.setup.bare_loop(warm=bool(decision.source) and carries_weights(decision.transfer_mode))
             self.loop.load_state(tree["search"])
             if tree["child"] is not None:
                 self.loop.restore_best()

@@ -98,6 +98,10 @@ class Recipe:
 
     def check(self) -> None:
         """Raise `InvalidArgument` if a value is out of range."""
+        if self.optimizer not in ("sgd", "adamw"):
+            raise InvalidArgument(
+                f"Unknown optimiser {self.optimizer!r}.", remedy="Use sgd or adamw.", field="optimizer"
+            )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -142,5 +146,6 @@ _RECIPES = {
         max_rotation_degrees=8.0,
         max_zoom=0.1,
         child_weight_decay=1e-2,
+        calibration_images=128,
     ),
 }

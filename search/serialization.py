@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -62,16 +63,27 @@ def load_weights(data: bytes, kind: str) -> tuple[WeightsInfo, dict[str, Tensor]
 
 
 def discrete_network(info: WeightsInfo, tensors: dict[str, Tensor]) -> Network:
-    """The child network that a blob holds, in `eval` mode."""
+    """The child network that a blob holds, in `eval` mode.
+
+    Raises:
+        InvalidArgument: the genotype is none of the space.
+        UnsafeWeights: the tensors are not those of the described network.
+    """
     genotype = family_of(info.space).parse_genotype(info.space, info.genotype)
-    network = Network(info.space, info.n_classes, generator=torch.Generator().manual_seed(0), genotype=genotype)
-    own = network.state_dict()
-    if {name: tensor.shape for name, tensor in own.items()} != {n: t.shape for n, t in tensors.items()}:
+    # On the meta device first: metadata may describe a network far larger than the tensors that came with them.
+    with torch.device("meta"):
+        network = Network(info.space, info.n_classes, generator=None, genotype=genotype)
+    if _signature(network.state_dict()) != _signature(tensors):
         raise UnsafeWeights(
             "The tensors are not those of the network that the metadata describe.",
             remedy="Export the child network again.",
             field="weights",
         )
-    network.load_state_dict(tensors)
+    network.load_state_dict(tensors, assign=True)
+    network.to(memory_format=torch.channels_last)
     network.set_norm_mode("eval")
     return network
+
+
+def _signature(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

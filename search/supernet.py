@@ -45,10 +45,9 @@ class Network(nn.Module):
     Args:
         space: the search space.
         n_classes: K.
-        generator: source of all initial weights.
+        generator: source of all initial weights; None leaves them as torch made them, to be overwritten.
         genotype: the architecture of a discrete network.
         alpha_scale: standard deviation of the initial α.
-        channels: width of a discrete network, where it is not the space's.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Network(nn.Module):
         space: SearchSpace,
         n_classes: int,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         genotype: Genotype | None = None,
         alpha_scale: float = 1e-3,
     ) -> None:
@@ -82,7 +81,8 @@ class Network(nn.Module):
         if genotype is None:
             for kind, shape in family.alpha_shapes(space).items():
                 self.alphas[kind] = nn.Parameter(torch.empty(shape))
-        initialise(self, generator, alpha_scale)
+        if generator is not None:
+            initialise(self, generator, alpha_scale)
         self.to(memory_format=torch.channels_last)
 
     def weights(self) -> list[nn.Parameter]:

@@ -30,7 +30,7 @@ from search.spaces import SearchSpace
 from search.supernet import Network
 from search.warm_start import carries_weights, fit_head, temper, transfer
 
-__all__ = ["Contender", "Kitchen", "taste_sources"]
+__all__ = ["Contender", "SearchSetup", "taste_sources"]
 
 _MUCH_LOWER = 0.7
 _CLEAR_LEAD = 3.0  # margins at which no step is needed to see who is better
@@ -71,7 +71,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Kitchen:
+class SearchSetup:
     """All that is needed to set up the search loop of any contender."""
 
     space: SearchSpace
@@ -118,7 +118,7 @@ class Kitchen:
 
 
 def taste_sources(
-    kitchen: Kitchen, candidates: Sequence[tuple[str, float, Mapping[str, Tensor]]], mode: str
+    setup: SearchSetup, candidates: Sequence[tuple[str, float, Mapping[str, Tensor]]], mode: str
 ) -> tuple[Loop, Decision]:
     """Try candidates (version, OT distance, tensors; the nearest first) against scratch.
 
@@ -126,10 +126,10 @@ def taste_sources(
         The winner's loop, to go on with, and the decision with everyone's scores.
     """
     began = time.monotonic()
-    recipe = kitchen.recipe
-    scratch = Contender("", 0.0, kitchen.prepare(None, "SCRATCH"))
+    recipe = setup.recipe
+    scratch = Contender("", 0.0, setup.prepare(None, "SCRATCH"))
     sources = [
-        Contender(version, distance, kitchen.prepare(tensors, mode))
+        Contender(version, distance, setup.prepare(tensors, mode))
         for version, distance, tensors in candidates[: recipe.taste_candidates]
     ]
     contenders = [scratch, *sources]
@@ -139,7 +139,7 @@ def taste_sources(
     for source in sources:
         if source not in finalists:
             source.verdict = f"dropped before training: {_percent(source)} against {_percent(finalists[0])}"
-    n_val = len(kitchen.data.val)
+    n_val = len(setup.data.val)
     steps = 0
     if 0.0 < _lead(finalists[0], scratch, recipe, n_val) < _CLEAR_LEAD:
         steps = _steps_each(recipe, scratch.loop.steps_per_epoch, len(finalists) + 1)

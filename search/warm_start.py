@@ -26,6 +26,7 @@ __all__ = ["MODES", "TransferReport", "carries_alphas", "carries_weights", "fit_
 MODES = ("WEIGHTS_AND_ALPHAS", "ALPHAS_ONLY", "WEIGHTS_ONLY", "SCRATCH")
 
 _HEAD = "head."
+_MOST_TEMPERATURE = 1e6  # α is uniform by then
 _ALPHAS = "alphas."
 
 
@@ -102,7 +103,7 @@ def temper(network: Network, entropy_floor: float) -> float:
     if entropy(1.0) >= entropy_floor:
         return 1.0
     low, high = 1.0, 2.0
-    while entropy(high) < entropy_floor:
+    while entropy(high) < entropy_floor and high < _MOST_TEMPERATURE:
         low, high = high, 2.0 * high
     for _ in range(30):
         middle = (low + high) / 2.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from safetensors.torch import save
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.child import load_child
@@ -224,6 +226,17 @@ def test_a_source_of_another_space_is_refused(candidate):
 def test_a_child_is_no_source(cold):
     with pytest.raises(UnsafeWeights, match="not a supernet"):
         run(candidates=[Candidate("x", 0.0, cold[0].child)])
+
+
+def test_a_child_that_claims_to_be_larger_than_its_tensors_is_refused_without_building_it(cold):
+    """The described network would need gigabytes."""
+    _, tensors = load_weights(cold[0].child, "child")
+    space = make_space("darts", channels=256, cells=64)
+    known = family_of(space)
+    genotype = known.derive(space, {kind: np.zeros(shape) for kind, shape in known.alpha_shapes(space).items()})
+    metadata = {"space": space.to_json(), "n_classes": 2, "genotype": known.format_genotype(genotype)}
+    with pytest.raises(UnsafeWeights, match="not those of the network"):
+        load_child(save(tensors, {"child": json.dumps(metadata)}))
 
 
 def test_a_darts_space_runs_too():
