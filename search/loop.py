@@ -33,6 +33,8 @@ from search.supernet import Network, alpha_entropy, skip_count
 
 __all__ = ["Loop", "Plan"]
 
+_HUGE = 1e30  # a loss worse than any; infinity has no JSON
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -91,6 +93,7 @@ class Loop:
         self.epoch = 0  # epochs completed
         self.best: Score | None = None
         self._best_tensors: dict[str, Tensor] = {}
+        self._peak = (_HUGE, -1.0)  # least loss and highest accuracy of all trained epochs
         self._epochs_without_progress = 0
 
     @property
@@ -105,7 +108,7 @@ class Loop:
 
     @property
     def stalled(self) -> bool:
-        """Whether validation accuracy has not improved for `plan.patience` epochs."""
+        """Whether neither accuracy nor loss on the validation split has improved for `plan.patience` epochs."""
         return self._epochs_without_progress >= self.plan.patience
 
     def run_epoch(self) -> Epoch:
@@ -116,11 +119,10 @@ class Loop:
             SearchDiverged: the training loss is no longer finite.
         """
         began = time.monotonic()
-        best_accuracy = -1.0 if self.best is None else self.best.accuracy
         train = self.advance(self.steps_per_epoch)
         score = self.evaluate()
         self.epoch += 1
-        self._epochs_without_progress = 0 if score.accuracy > best_accuracy else self._epochs_without_progress + 1
+        self._note_progress(score)
         genotype = self.network.derive() if self.plan.search_alphas else self.network.genotype
         return Epoch(
             phase=self.plan.phase,
@@ -165,6 +167,13 @@ class Loop:
             self.best = score
             self._best_tensors = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         return score
+
+    def _note_progress(self, score: Score) -> None:
+        """Count epochs without progress, among trained epochs only: on a hard task the first steps fall below the
+        prototype head's accuracy, and a search must not stop in that valley."""
+        progress = score.accuracy > self._peak[1] or score.loss < self._peak[0]
+        self._peak = (min(score.loss, self._peak[0]), max(score.accuracy, self._peak[1]))
+        self._epochs_without_progress = 0 if progress else self._epochs_without_progress + 1
 
     def restore_best(self) -> Score:
         """Put the network into its best state; the score that it had there."""
@@ -225,6 +234,7 @@ class Loop:
             "epoch": self.epoch,
             "best": None if self.best is None else [self.best.loss, self.best.accuracy],
             "best_tensors": self._best_tensors,
+            "peak": list(self._peak),
             "epochs_without_progress": self._epochs_without_progress,
         }
 
@@ -240,6 +250,7 @@ class Loop:
         self.steps, self.epoch = state["steps"], state["epoch"]
         self.best = None if state["best"] is None else Score(*state["best"])
         self._best_tensors = {name: tensor.to(self.data.device) for name, tensor in state["best_tensors"].items()}
+        self._peak = (state["peak"][0], state["peak"][1])
         self._epochs_without_progress = state["epochs_without_progress"]
 
 

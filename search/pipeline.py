@@ -171,7 +171,7 @@ class _Run:
             self._checkpoint()
         if loop.epoch < loop.plan.epochs:
             self.listener.on_message(
-                f"{phase}: no better validation accuracy for {loop.plan.patience} epochs; stopped after {loop.epoch}."
+                f"{phase}: no better validation accuracy or loss for {loop.plan.patience} epochs; stopped after {loop.epoch}."
             )
 
     def result(self) -> PipelineResult:

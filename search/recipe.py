@@ -23,7 +23,7 @@ class Recipe:
     # Search: length
     epochs: int = 50  # most epochs of a search from scratch
     warm_epochs: int = 20  # most epochs of a search from a source: the backbone need only be fine-tuned
-    patience: int = 10  # epochs without a better validation accuracy after which the search (not the child) stops
+    patience: int = 10  # epochs without better validation accuracy or loss after which the search (not the child) stops
     batch_size: int = 64  # images a weight step and an α step
 
     # Search: weights (train split)

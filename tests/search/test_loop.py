@@ -9,6 +9,7 @@ import torch
 
 from search.data import load_data, make_generator
 from search.errors import SearchCancelled, SearchDiverged
+from search.evaluation import Score
 from search.loop import Loop, Plan
 from search.recipe import Recipe
 from search.supernet import Network
@@ -97,13 +98,22 @@ def test_the_best_state_is_kept_and_restored():
 
 
 def test_the_search_stops_on_a_plateau():
+    """Two epochs in which neither accuracy nor loss gets better."""
     loop = make_loop(RECIPE.override(epochs=50, patience=2))
-    loop.evaluate()
-    loop.best = type(loop.best)(loss=0.0, accuracy=1.0)
+    scores = iter([Score(1.0, 0.5), Score(1.1, 0.6), Score(0.9, 0.5), Score(1.0, 0.6), Score(0.9, 0.6)])
+    loop.evaluate = lambda: next(scores)
     while not loop.finished:
         loop.run_epoch()
-    assert loop.epoch == 2
+    assert loop.epoch == 5
     assert loop.stalled
+
+
+def test_a_search_does_not_stop_because_training_starts_below_the_prototype_head():
+    loop = make_loop(RECIPE.override(epochs=50, patience=1))
+    loop.evaluate()
+    loop.best = Score(0.0, 1.0)
+    loop.run_epoch()
+    assert not loop.finished
 
 
 def test_a_cancelled_search_stops_before_its_next_step():
