@@ -171,7 +171,8 @@ class _Run:
             self._checkpoint()
         if loop.epoch < loop.plan.epochs:
             self.listener.on_message(
-                f"{phase}: no better validation accuracy or loss for {loop.plan.patience} epochs; stopped after {loop.epoch}."
+                f"{phase}: neither validation accuracy nor loss got better for {loop.plan.patience} epochs; "
+                f"stopped after {loop.epoch}."
             )
 
     def result(self) -> PipelineResult:
