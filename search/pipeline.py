@@ -11,11 +11,9 @@ is the same to the last bit as if nothing had happened (times apart).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
-
-from torch import Tensor
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.child import count_parameters, derive_child, make_child
@@ -29,8 +27,9 @@ from search.serialization import load_weights, save_weights
 from search.spaces import SearchSpace, check_compatible, family_of
 from search.supernet import Network, alpha_entropy, skip_count
 from search.tasks import ImageDataset
-from search.taste import SearchSetup, taste_sources
+from search.taste import SearchSetup, Source, taste_sources
 from search.warm_start import MODES, carries_weights
+from search.weights import WeightsInfo
 
 __all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste", "run_pipeline"]
 
@@ -101,23 +100,23 @@ class _Run:
 
     def decide(self, candidates: Sequence[Candidate], mode: str, *, taste: bool) -> None:
         """Choose where the search starts, and set up its loop."""
-        sources = [(c.version, c.ot_distance, self._tensors(c)) for c in candidates]
+        sources = [self._source(candidate) for candidate in candidates]
         if not sources:
             self.loop = self.setup.prepare(None, "SCRATCH")
             self.decision = Decision("", "SCRATCH", "scratch: there is no candidate")
         elif taste:
             self.loop, self.decision = taste_sources(self.setup, sources, mode)
         else:
-            version, distance, tensors = sources[0]
-            self.loop = self.setup.prepare(tensors, mode)
-            self.decision = Decision(version, mode, "chosen by the caller", distance)
+            chosen = sources[0]
+            self.loop = self.setup.prepare(chosen.tensors, mode)
+            self.decision = Decision(chosen.version, mode, "chosen by the caller", chosen.ot_distance)
         self.listener.on_decision(self.decision)
         self._checkpoint()
 
-    def _tensors(self, candidate: Candidate) -> Mapping[str, Tensor]:
+    def _source(self, candidate: Candidate) -> Source:
         info, tensors = load_weights(candidate.weights, "supernet")
         check_compatible(info.space, self.space)
-        return tensors
+        return Source(candidate.version, candidate.ot_distance, tensors, _skill(info))
 
     def search(self) -> None:
         """Search until the last epoch or a plateau; the supernet is then in its best state."""
@@ -213,7 +212,7 @@ class _Run:
     def _tasted_steps(self) -> int:
         """Steps that the winner's loop made while it was tasted; they are counted there."""
         assert self.decision is not None
-        return next((taste.steps[-1] for taste in self.decision.tastes if taste.chosen), 0)
+        return next((taste.steps[-1] for taste in self.decision.tastes if taste.chosen and taste.steps), 0)
 
     def _test(self, network: Network) -> Score:
         """Score on the test split; leaves the network calibrated, as it is to be stored."""
@@ -288,6 +287,17 @@ def _decision_from(tree: dict[str, Any]) -> Decision:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in taste.items()}
         tastes.append(Taste(**values))
     return Decision(**{**tree, "tastes": tuple(tastes)})
+
+
+def _skill(info: WeightsInfo) -> float | None:
+    """Accuracy on a supernet's own task as a share of the way from chance to perfect, as its metadata tell it.
+
+    The lower of validation and test counts: the best of many epochs on a small validation split flatters.
+    """
+    told = [info.metadata.get(name) for name in ("val_accuracy", "test_accuracy")]
+    accuracies = [float(value) for value in told if isinstance(value, int | float)]
+    chance = 1.0 / max(2, info.n_classes)
+    return (min(accuracies) - chance) / (1.0 - chance) if accuracies else None
 
 
 def _check_identity(stored: dict[str, Any], own: dict[str, Any]) -> None:

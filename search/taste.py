@@ -1,7 +1,8 @@
 """The taste: candidates and scratch each get a few steps on the target's own data, and the best goes on.
 
 Distance between datasets cannot see what a source has learnt: one with random labels lies as near as its honest twin.
-So every candidate is judged where it will be used, in two rounds (successive halving):
+So a candidate must have learnt its own task, and is then judged where it will be used, in two rounds (successive
+halving):
 
     round 0   no step at all: transfer, BatchNorm statistics and prototype head on the target, validation accuracy.
               This costs a pass over the training images, and already ranks features well. A source that leads
@@ -30,10 +31,31 @@ from search.spaces import SearchSpace
 from search.supernet import Network
 from search.warm_start import carries_weights, fit_head, temper, transfer
 
-__all__ = ["Contender", "SearchSetup", "taste_sources"]
+__all__ = ["Contender", "SearchSetup", "Source", "taste_sources"]
 
 _MUCH_LOWER = 0.7
+_LEAST_SKILL = 0.1
+_UNSKILLED = "not tried: its accuracy on its own task is hardly above chance"
 _CLEAR_LEAD = 3.0  # margins at which no step is needed to see who is better
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stored supernet that may be tried.
+
+    `skill` is its accuracy on its own task as a share of the way from chance (0) to perfect (1), where it is known.
+    """
+
+    version: str
+    ot_distance: float
+    tensors: Mapping[str, Tensor]
+    skill: float | None = None
+
+    @property
+    def is_skilled(self) -> bool:
+        """Whether it has learnt its own task at all. Even features fitted to random labels can beat fresh ones on the
+        first steps, so the trial alone would not unmask such a source."""
+        return self.skill is None or self.skill >= _LEAST_SKILL
 
 
 @dataclass
@@ -117,10 +139,8 @@ class SearchSetup:
         )
 
 
-def taste_sources(
-    setup: SearchSetup, candidates: Sequence[tuple[str, float, Mapping[str, Tensor]]], mode: str
-) -> tuple[Loop, Decision]:
-    """Try candidates (version, OT distance, tensors; the nearest first) against scratch.
+def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -> tuple[Loop, Decision]:
+    """Try candidates, the nearest first, against scratch.
 
     Returns:
         The winner's loop, to go on with, and the decision with everyone's scores.
@@ -128,18 +148,39 @@ def taste_sources(
     began = time.monotonic()
     recipe = setup.recipe
     scratch = Contender("", 0.0, setup.prepare(None, "SCRATCH"))
-    sources = [
-        Contender(version, distance, setup.prepare(tensors, mode))
-        for version, distance, tensors in candidates[: recipe.taste_candidates]
+    unskilled = [
+        Taste(source.version, source.ot_distance, (), (), (), chosen=False, reason=_UNSKILLED)
+        for source in candidates
+        if not source.is_skilled
     ]
+    skilled = [source for source in candidates if source.is_skilled][: recipe.taste_candidates]
+    sources = [Contender(s.version, s.ot_distance, setup.prepare(s.tensors, mode)) for s in skilled]
     contenders = [scratch, *sources]
     for contender in contenders:
         contender.judge()
+    winner = _compete(scratch, sources, recipe, len(setup.data.val))
+    decision = Decision(
+        source=winner.version,
+        transfer_mode=mode if winner.version else "SCRATCH",
+        reason=winner.verdict,
+        ot_distance=winner.ot_distance,
+        tastes=tuple(contender.to_taste(chosen=contender is winner) for contender in [*sources, scratch])
+        + tuple(unskilled),
+        taste_steps=sum(contender.loop.steps for contender in contenders),
+        taste_seconds=time.monotonic() - began,
+    )
+    return winner.loop, decision
+
+
+def _compete(scratch: Contender, sources: list[Contender], recipe: Recipe, n_val: int) -> Contender:
+    """Both rounds, given the scores before training; the winner. Everyone gets a verdict."""
+    if not sources:
+        scratch.verdict = "scratch: no source has learnt its own task"
+        return scratch
     finalists = _best(sources, recipe.taste_finalists)
     for source in sources:
         if source not in finalists:
             source.verdict = f"dropped before training: {_percent(source)} against {_percent(finalists[0])}"
-    n_val = len(setup.data.val)
     steps = 0
     if 0.0 < _lead(finalists[0], scratch, recipe, n_val) < _CLEAR_LEAD:
         steps = _steps_each(recipe, scratch.loop.steps_per_epoch, len(finalists) + 1)
@@ -149,16 +190,7 @@ def taste_sources(
     (best,) = _best(finalists, 1)
     winner = best if _lead(best, scratch, recipe, n_val) >= 1.0 else scratch
     _explain(winner, scratch, finalists, steps)
-    decision = Decision(
-        source=winner.version,
-        transfer_mode=mode if winner.version else "SCRATCH",
-        reason=winner.verdict,
-        ot_distance=winner.ot_distance,
-        tastes=tuple(contender.to_taste(chosen=contender is winner) for contender in [*sources, scratch]),
-        taste_steps=sum(contender.loop.steps for contender in contenders),
-        taste_seconds=time.monotonic() - began,
-    )
-    return winner.loop, decision
+    return winner
 
 
 def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:

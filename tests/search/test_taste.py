@@ -82,7 +82,7 @@ def test_a_close_race_is_trained_within_the_tastes_share_and_every_step_is_count
     recipe = replace(RECIPE, taste_margin=0.9)
     decision = taste(target, list(sources.values()), recipe)
     full_search = recipe.epochs * round(len(target.train) / recipe.batch_size)
-    assert sorted(t.steps for t in decision.tastes) == [(0,), (0,), (0, 2), (0, 2)]
+    assert sorted(t.steps for t in decision.tastes if t.steps) == [(0,), (0, 2), (0, 2)]
     assert decision.taste_steps == 4 <= recipe.taste_share * full_search
     assert decision.taste_seconds > 0.0
     assert decision.source == ""
