@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from clients._threads import limit_threads
 from clients.errors import Conflict, SearchCancelled
 from clients.registry_client import RegistryClient
 from clients.resources import JobEvent, JobState, SearchJob
@@ -48,6 +49,7 @@ def run_job_here(
     if job.state.ended:
         return job
     require_torch()
+    limit_threads()
     worker = f"{platform.node() or 'caller'}/{os.getpid()}"
     leased = None
     for _ in range(_LEASE_WAITS):

@@ -19,23 +19,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 
+from from_scratch import HERE, STREAMS, TASKS, read_row, result_file
 from rich.console import Console
 from rich.table import Table
 
 from clients import RegistryClient
 from clients.plots import Curve, CurvePanel, accuracy_matrix, compare, learning_curves, lineage_picture, stream_summary
-from clients.resources import EpochMetrics, JobEvent, Lineage, LineageEdge, Phase, SearchJob
+from clients.resources import JobEvent, Lineage, LineageEdge
 from clients.stream_results import StreamResult, StreamRow
 from clients.stream_runner import StreamListener, run_stream
 from clients.streams import Experience, TaskStream
 from search.drawing import draw_cells
 
-HERE = Path(__file__).parent
-TASKS = HERE / "tasks"
-STREAMS = HERE / "streams.json"
 CONTRAST = ["print_greek", "fashion_tops_twin", "print_digits_wild"]
 """Tasks that are also searched from scratch. Each has a near relative earlier in the stream."""
 
@@ -90,45 +87,16 @@ class Progress(StreamListener):
         console.print(f"{how}, test {row.test_accuracy:.1%}, child {row.child_test_accuracy:.1%}")
 
 
-def search_from_scratch(experience: Experience, cache: Path) -> StreamRow:
-    """The contrast: the same task, recipe and seed without any source, in this process and outside the registry."""
-    path = cache / f"{experience.task_name}-{experience.dataset.digest[:12]}.json"
-    if path.exists():
-        stored = json.loads(path.read_text())
-        return StreamRow(
-            **{**stored, "curve": tuple(EpochMetrics(**{**e, "phase": Phase(e["phase"])}) for e in stored["curve"])}
-        )
-    from search.pipeline import Epoch, Listener, run_pipeline
-    from search.recipe import Recipe
-    from search.spaces import make_space
-
-    class Collect(Listener):
-        def __init__(self) -> None:
-            self.curve: list[EpochMetrics] = []
-
-        def on_epoch(self, epoch: Epoch) -> None:
-            self.curve.append(EpochMetrics(**{**asdict(epoch), "phase": Phase(epoch.phase)}))
-
-    listener = Collect()
-    space = make_space()
-    result = run_pipeline(experience.dataset, space, Recipe.for_space(space), seed=0, listener=listener)
-    row = StreamRow(
-        step=experience.current_experience,
-        task=experience.name,
-        task_name=experience.task_name,
-        search_steps=result.search_steps,
-        child_steps=result.child_steps,
-        search_seconds=result.search_seconds,
-        child_seconds=result.child_seconds,
-        val_accuracy=result.val_accuracy,
-        test_accuracy=result.test_accuracy,
-        child_test_accuracy=result.child_test_accuracy,
-        genotype=result.genotype,
-        curve=tuple(listener.curve),
-    )
-    cache.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(row)))
-    return row
+@contextmanager
+def contrast(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The searches from scratch, in a process of their own beside the stream; it is ended when the block ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(HERE / "from_scratch.py"), "--output", str(folder), *CONTRAST]
+    with (folder / "log.txt").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def panel(warm: StreamRow, scratch: StreamRow) -> CurvePanel:
@@ -264,14 +232,10 @@ def draw(
     return drawn
 
 
-def finished_rounds(client: RegistryClient, name: str) -> int:
-    """How many rounds of the returning tasks earlier runs have finished."""
-    jobs: list[SearchJob] = list(client.list_search_jobs())
-    length = len(TaskStream.from_json(STREAMS, "returning", tasks=TASKS))
-    count = 0
-    while sum(job.stream == f"{name}-{count + 1}" and bool(job.version) for job in jobs) == length:
-        count += 1
-    return count
+def finished(client: RegistryClient, stream_name: str, steps: int) -> bool:
+    """Whether earlier runs have finished every step of a stream."""
+    jobs = client.list_search_jobs(stream=stream_name)
+    return len({job.stream_step for job in jobs if job.version}) == steps
 
 
 def returning_tasks(seed: int, folder: Path) -> TaskStream:
@@ -280,6 +244,16 @@ def returning_tasks(seed: int, folder: Path) -> TaskStream:
     path = folder / "returning.json"
     path.write_text(json.dumps({"returning": steps}))
     return TaskStream.from_json(path, "returning", tasks=TASKS)
+
+
+def run_returning_tasks(client: RegistryClient, data_dir: Path) -> None:
+    """What a second run adds: tasks that the registry knows, with other images. Lineages grow, no twins."""
+    number = 1
+    while finished(client, f"demo-return-{number}", len(returning_tasks(number, data_dir))):
+        number += 1
+    console.print(f"\nRun {number + 1} on this data: tasks return with newly drawn images.")
+    stream = returning_tasks(number, data_dir)
+    print_stream(run_stream(client, stream, stream_name=f"demo-return-{number}", listener=Progress()))
 
 
 def main() -> None:
@@ -293,21 +267,25 @@ def main() -> None:
     data_dir: Path = arguments.data_dir.resolve()
     pictures = data_dir / "pictures"
     stream = TaskStream.from_json(STREAMS, "demo", tasks=TASKS)
-    with service(data_dir) as address, RegistryClient(address) as client:
+    with (
+        contrast(data_dir / "contrast") as from_scratch,
+        service(data_dir) as address,
+        RegistryClient(address) as client,
+    ):
         console.print(f"Registry at {address}, data in {os.path.relpath(data_dir)}\n")
-        continued = bool(list(client.list_versions()))
+        continued = finished(client, "demo", len(stream))
         result = run_stream(client, stream, stream_name="demo", listener=Progress())
         if continued:
-            number = finished_rounds(client, "demo-return") + 1
-            console.print(f"\nRun {number + 1} on this data: two tasks return with newly drawn images.")
-            again = run_stream(
-                client, returning_tasks(number, data_dir), stream_name=f"demo-return-{number}", listener=Progress()
-            )
-            print_stream(again)
+            run_returning_tasks(client, data_dir)
         console.print(f"\nFrom scratch, for contrast: {', '.join(CONTRAST)} …")
+        if from_scratch.wait() != 0:
+            sys.exit(f"The searches from scratch failed; see {data_dir / 'contrast' / 'log.txt'}.")
         rows = {row.task_name: row for row in result.rows}
-        scratch = [search_from_scratch(e, data_dir / "contrast") for e in stream if e.task_name in CONTRAST]
-        pairs = [(rows[row.task_name], replace(row, step=rows[row.task_name].step)) for row in scratch]
+        pairs = [
+            (rows[experience.task_name], read_row(result_file(data_dir / "contrast", experience)))
+            for experience in stream
+            if experience.task_name in CONTRAST
+        ]
         print_stream(result)
         figures = print_contrast(pairs)
         drawn = draw(client, result, pairs, pictures)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from clients._retry import Backoff
+from clients._threads import limit_threads
 from clients.errors import SupernetRegistryError
 from clients.job_runner import device_name, require_torch, run_leased_job
 from clients.registry_client import RegistryClient
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    _limit_threads(options.threads)
+    limit_threads(options.threads)
     leaving = threading.Event()
     _leave_on_signals(leaving)
     if options.parent_pid:
@@ -85,23 +86,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}", help="unique among all workers")
     parser.add_argument("--job", default="", help="run this job and no other")
     parser.add_argument("--once", action="store_true", help="leave after one job, or when there is none")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: as many as may be used")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: 1); 0: as many as may be used")
     parser.add_argument("--parent-pid", type=int, default=0, help="leave when this process is no longer the parent")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(arguments)
-
-
-def _limit_threads(threads: int) -> None:
-    """Set OpenMP up for a machine shared with others. It reads this once, when torch is imported.
-
-    A spinning OpenMP thread takes the core that another waits for: two threads can run ten times slower than one.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads > 0:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-    else:
-        os.environ.setdefault("OMP_NUM_THREADS", str(usable))
 
 
 def _leave_on_signals(leaving: threading.Event) -> None:

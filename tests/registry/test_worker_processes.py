@@ -238,7 +238,7 @@ def test_openmp_is_set_up_before_torch_is_imported() -> None:
     code = (
         "import os, sys, registry.worker as w\n"
         "assert 'torch' not in sys.modules\n"
-        "w._limit_threads(1)\n"
+        "w.limit_threads()\n"
         "import torch\n"
         "print(torch.get_num_threads(), os.environ['OMP_WAIT_POLICY'])"
     )
