@@ -33,7 +33,7 @@ from clients.stream_runner import StreamListener, run_stream
 from clients.streams import Experience, TaskStream
 from search.drawing import draw_cells
 
-CONTRAST = ["print_greek", "fashion_tops_twin", "print_digits_wild"]
+CONTRAST = ["print_greek", "fashion_tops_twin", "print_cyrillic", "print_digits_wild"]
 """Tasks that are also searched from scratch. Each has a near relative earlier in the stream."""
 
 console = Console(width=None if sys.stdout.isatty() else 150)

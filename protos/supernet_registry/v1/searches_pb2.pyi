@@ -511,13 +511,13 @@ class EpochMetrics(_message.Message):
     val_accuracy: _builtins.float
     """Validation accuracy, BatchNorm recalibrated, in [0, 1]."""
     alpha_entropy: _builtins.float
-    """Mean entropy of the architecture distributions, in nats."""
+    """Mean entropy of the architecture distributions, as a share of the largest possible: 1 is uniform, 0 decided."""
     skip_count: _builtins.int
     """Skip connections in the current genotype."""
     learning_rate: _builtins.float
     """Learning rate of the weights at the end of the epoch."""
     seconds: _builtins.float
-    """Seconds since the start of the phase."""
+    """Seconds that the epoch took, its evaluation included."""
     def __init__(
         self,
         *,

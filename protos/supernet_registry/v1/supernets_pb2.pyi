@@ -176,7 +176,7 @@ class Metrics(_message.Message):
     child_parameters: _builtins.int
     """Parameters of the child network."""
     alpha_entropy: _builtins.float
-    """Mean entropy of the architecture distributions, in nats."""
+    """Mean entropy of the architecture distributions, as a share of the largest possible: 1 is uniform, 0 decided."""
     skip_count: _builtins.int
     """Skip connections in the genotype."""
     def __init__(
