@@ -37,7 +37,7 @@ from search.errors import (
     error_types,
 )
 
-__all__ = ["DOMAIN", "from_rpc_error"]
+__all__ = ["DOMAIN", "from_rpc_error", "no_server"]
 __all__ += _tree.__all__
 
 DOMAIN = "supernet_registry"
@@ -100,6 +100,15 @@ def from_rpc_error(error: grpc.RpcError, address: str = "") -> SupernetRegistryE
     )
 
 
+def no_server(address: str, detail: str = "") -> Unavailable:
+    """The error for an address where nothing listens."""
+    return Unavailable(
+        f"No server answers at {address or 'the address'}.",
+        remedy="Start one with `supernet-registry serve`, or name another by SUPERNET_REGISTRY_ADDRESS.",
+        metadata={"address": address, "detail": detail},
+    )
+
+
 def _without_info(code: grpc.StatusCode, message: str, address: str) -> SupernetRegistryError:
     if code is grpc.StatusCode.CANCELLED or (code in _UNEXPECTED and _BROKEN_STREAM.search(message)):
         return Unavailable(
@@ -114,11 +123,7 @@ def _without_info(code: grpc.StatusCode, message: str, address: str) -> Supernet
             metadata={"address": address},
         )
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(
-            f"No server answers at {address or 'the address'}.",
-            remedy="Start one with `supernet-registry serve`, or name another by SUPERNET_REGISTRY_ADDRESS.",
-            metadata={"address": address, "detail": message},
-        )
+        return no_server(address, message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(
             f"The server at {address or 'the address'} did not answer in time.",

@@ -164,6 +164,7 @@ distances = sa.Table(
     # Unordered pairs, stored with digest_a <= digest_b.
     sa.Column("digest_a", Sha256, primary_key=True),
     sa.Column("digest_b", Sha256, primary_key=True, index=True),
+    sa.Column("transport", sa.String(32), primary_key=True),
     sa.Column("distance", sa.Double, nullable=False),
     sa.Column("converged", sa.Boolean, nullable=False),
 )

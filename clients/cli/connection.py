@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +31,27 @@ def connect(context: typer.Context) -> RegistryClient:
     from clients.registry_client import RegistryClient
 
     server = context.find_object(Server) or Server()
-    return RegistryClient(
+    client = RegistryClient(
         server.address,
         token=server.token,
         timeout_s=server.timeout_s,
         root_certificates=server.root_certificates,
         encoder_weights=server.encoder_weights,
     )
+    _refuse_at_once(client.address)
+    return client
+
+
+def _refuse_at_once(address: str) -> None:
+    """Raise Unavailable if nothing listens on this machine's port: at a prompt nobody waits out gRPC's retries."""
+    from clients.errors import no_server
+
+    host, _, port = address.rpartition(":")
+    if host not in {"127.0.0.1", "localhost", "[::1]"} or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except ConnectionRefusedError as error:
+        raise no_server(address) from error
+    except OSError:
+        return  # not a clear no: gRPC will find out

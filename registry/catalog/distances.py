@@ -1,4 +1,7 @@
-"""The cache of transport distances between sketches, keyed by their digests: a distance never changes."""
+"""The cache of transport distances between sketches.
+
+Keyed by the sketches' digests and the version of the transport: under one version a distance never changes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sqlalchemy as sa
 from registry.catalog.checks import check_number
 from registry.database import run_write, transaction
 from registry.schema import datasets, distances
+from search.similarity import TRANSPORT_ID
 
 __all__ = ["DistanceCache"]
 
@@ -32,8 +36,8 @@ class DistanceCache:
         def store(connection: sa.Connection) -> None:
             found = connection.execute(sa.select(distances.c.converged).where(_pair(first, second))).one_or_none()
             if found is None:
-                row = {"digest_a": first, "digest_b": second, "distance": distance, "converged": converged}
-                connection.execute(distances.insert().values(row))
+                key = {"digest_a": first, "digest_b": second, "transport": TRANSPORT_ID}
+                connection.execute(distances.insert().values(**key, distance=distance, converged=converged))
             elif converged and not found.converged:
                 better = distances.update().where(_pair(first, second))
                 connection.execute(better.values(distance=distance, converged=True))
@@ -46,9 +50,10 @@ class DistanceCache:
         The registry's own yardstick for what is novel; datasets without a known distance are left out.
         """
         one, other = datasets.alias(), datasets.alias()
+        a, b, known = distances.c.digest_a, distances.c.digest_b, distances.c.transport == TRANSPORT_ID
         pairs = sa.union_all(
-            sa.select(distances.c.digest_a.label("one"), distances.c.digest_b.label("other"), distances.c.distance),
-            sa.select(distances.c.digest_b.label("one"), distances.c.digest_a.label("other"), distances.c.distance),
+            sa.select(a.label("one"), b.label("other"), distances.c.distance).where(known),
+            sa.select(b.label("one"), a.label("other"), distances.c.distance).where(known),
         ).subquery()
         statement = (
             sa.select(sa.func.min(pairs.c.distance))
@@ -64,4 +69,5 @@ class DistanceCache:
 
 def _pair(digest_a: str, digest_b: str) -> sa.ColumnElement[bool]:
     first, second = sorted((digest_a, digest_b))
-    return (distances.c.digest_a == first) & (distances.c.digest_b == second)
+    same_pair = (distances.c.digest_a == first) & (distances.c.digest_b == second)
+    return same_pair & (distances.c.transport == TRANSPORT_ID)

@@ -13,13 +13,14 @@ from search.similarity.sketch import (
     Sketch,
     make_sketch,
 )
-from search.similarity.transport import TransportResult, lower_bound, otdd
+from search.similarity.transport import TRANSPORT_ID, TransportResult, lower_bound, otdd
 
 __all__ = [
     "DEFAULT_SKETCH_SIZE",
     "EMBEDDING_DIMENSION",
     "MAX_SKETCH_BYTES",
     "MAX_SKETCH_SIZE",
+    "TRANSPORT_ID",
     "Encoder",
     "Sketch",
     "TransportResult",

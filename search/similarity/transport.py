@@ -27,7 +27,10 @@ from numpy.typing import NDArray
 from search.errors import DimensionMismatch, EncoderMismatch
 from search.similarity.sketch import Sketch
 
-__all__ = ["TransportResult", "exact_plan", "label_distances", "lower_bound", "otdd"]
+__all__ = ["TRANSPORT_ID", "TransportResult", "exact_plan", "label_distances", "lower_bound", "otdd"]
+
+TRANSPORT_ID = "otdd-1"
+"""Version of the distance. Raise it with every change of its values: distances stored under another are not used."""
 
 MAX_ITERATIONS = 10_000_000
 """Of the network simplex. POT's default of 100,000 stops short of the optimum from about n = 2000 on."""

@@ -36,9 +36,10 @@ def upgrade() -> None:
         "distances",
         sa.Column("digest_a", sa.String(length=64), nullable=False),
         sa.Column("digest_b", sa.String(length=64), nullable=False),
+        sa.Column("transport", sa.String(length=32), nullable=False),
         sa.Column("distance", sa.Double(), nullable=False),
         sa.Column("converged", sa.Boolean(), nullable=False),
-        sa.PrimaryKeyConstraint("digest_a", "digest_b", name="pk_distances"),
+        sa.PrimaryKeyConstraint("digest_a", "digest_b", "transport", name="pk_distances"),
     )
     op.create_index("ix_distances_digest_b", "distances", ["digest_b"], unique=False)
     op.create_table(
