@@ -178,7 +178,7 @@ def print_contrast(pairs: list[tuple[StreamRow, StreamRow]]) -> list[dict[str, o
             f"{target:.1%}",
             str(steps[False]),
             "never" if steps[True] is None else str(steps[True]),
-            "–" if ratio is None else f"1/{ratio:.1f}",
+            "at once" if steps[True] == 0 else "–" if ratio is None else f"1/{ratio:.1f}",
             f"{scratch.test_accuracy:.1%} → {warm.test_accuracy:.1%}",
             f"{scratch.child_test_accuracy:.1%} → {warm.child_test_accuracy:.1%}",
         )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -175,6 +175,11 @@ class Loop:
         self._peak = (min(score.loss, self._peak[0]), max(score.accuracy, self._peak[1]))
         self._epochs_without_progress = 0 if progress else self._epochs_without_progress + 1
 
+    def replan(self, *, epochs: int, learning_rate: float) -> None:
+        """Change the schedule; only before the first step, for the cosine runs over the whole of it."""
+        assert self.steps == 0, "a schedule is chosen before the first step"
+        self.plan = replace(self.plan, epochs=epochs, learning_rate=learning_rate)
+
     def restore_best(self) -> Score:
         """Put the network into its best state; the score that it had there."""
         if self.best is None:
@@ -230,6 +235,7 @@ class Loop:
             "generator": self._generator.get_state(),
             "train_batches": self._train_batches.state(),
             "val_batches": self._val_batches.state(),
+            "schedule": {"epochs": self.plan.epochs, "learning_rate": self.plan.learning_rate},
             "steps": self.steps,
             "epoch": self.epoch,
             "best": None if self.best is None else [self.best.loss, self.best.accuracy],
@@ -239,7 +245,8 @@ class Loop:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken, with the same data, recipe and plan."""
+        """Go on where `state` was taken, with the same data and recipe."""
+        self.plan = replace(self.plan, **state["schedule"])
         self.network.load_state_dict(state["network"])
         _load_optimizer_state(self._weight_optimizer, state["weight_optimizer"])
         if self._alpha_optimizer is not None:

@@ -109,6 +109,7 @@ class _Run:
         else:
             chosen = sources[0]
             self.loop = self.setup.prepare(chosen.tensors, mode)
+            self.setup.choose_schedule(self.loop, self.setup.prepare(None, "SCRATCH"))
             self.decision = Decision(chosen.version, mode, "chosen by the caller", chosen.ot_distance)
         self.listener.on_decision(self.decision)
         self._checkpoint()

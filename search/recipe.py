@@ -58,6 +58,8 @@ class Recipe:
     taste_candidates: int = 3  # most candidates besides scratch
     taste_finalists: int = 1  # candidates that train a few steps against scratch after the zero-step round
     taste_margin: float = 0.02  # validation accuracy by which a source must beat scratch
+    taste_closing: float = 0.1  # share of scratch's error that a source must close: a faint lead is no knowledge
+    fine_tune_closing: float = 0.2  # share of it closed before any step, from which on fine-tuning is enough
 
     # Child network
     child_epochs: int = 20  # 0 for no child network

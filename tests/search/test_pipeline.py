@@ -168,7 +168,19 @@ def test_the_callers_choice_is_used_without_a_taste(candidate):
         "WEIGHTS_AND_ALPHAS",
         0.5,
     )
-    assert (result.taste_steps, result.search_steps) == (0, 4)
+    assert result.taste_steps == 0
+
+
+@pytest.mark.parametrize(("needed", "epochs"), [(-99.0, RECIPE.warm_epochs), (99.0, RECIPE.epochs)])
+def test_a_source_that_does_not_clearly_lead_before_any_step_gets_the_full_schedule(candidate, needed, epochs):
+    """A short, gentle schedule is for sources that know the task; a faint one is only an initialisation."""
+    recorder = Recorder()
+    recipe = replace(RECIPE, fine_tune_closing=needed)
+    whole = run(recorder, dataset=tiny_dataset(1), recipe=recipe, candidates=[candidate], taste=False)
+    searched = [epoch for epoch in recorder.epochs if epoch.phase == "SEARCH"]
+    assert [epoch.epochs for epoch in searched] == [epochs] * epochs
+    resumed = run(dataset=tiny_dataset(1), recipe=recipe, checkpoint=recorder.checkpoints[1])
+    assert timeless(resumed) == timeless(whole)
 
 
 def test_scratch_mode_ignores_candidates(candidate, cold):
