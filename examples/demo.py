@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from from_scratch import HERE, STREAMS, TASKS, read_row, result_file
@@ -100,20 +101,13 @@ def contrast(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def panel(warm: StreamRow, scratch: StreamRow) -> CurvePanel:
-    """The learning curves of a task, with and without a source."""
-    return CurvePanel(
-        warm.task_name,
-        (
-            Curve.from_epochs(
-                f"from {short_version(warm.source)}",
-                warm.curve,
-                warm=True,
-                taste_steps=warm.taste_steps,
-                tastes=warm.tastes,
-            ),
-            Curve.from_epochs("from scratch", scratch.curve, warm=False),
-        ),
-    )
+    """The learning curves of a task, with and without a source. Both begin before the first step."""
+    cold = Curve.from_epochs("from scratch", scratch.curve, warm=False)
+    tasted = [taste for taste in warm.tastes if not taste.version]  # scratch took part in the taste
+    if tasted:
+        accuracy = tasted[0].val_accuracies[0]
+        cold = replace(cold, steps=(0, *cold.steps), accuracies=(accuracy, *cold.accuracies))
+    return CurvePanel(warm.task_name, (Curve.from_row(warm, f"from {short_version(warm.source)}"), cold))
 
 
 def short_version(name: str) -> str:

@@ -152,7 +152,9 @@ def _draw_panel(axes: Any, panel: CurvePanel) -> None:
     if target is not None:
         faster = compare(panel)
         note = "target not reached" if faster is None else f"{faster:.1f}× fewer steps"
-        if faster is not None and faster < 1:
+        if any(curve.warm and curve.steps_to(target) == 0 for curve in panel.curves):
+            note = "there before the first step"
+        elif faster is not None and faster < 1:
             note = f"{1 / faster:.1f}× more steps"
         axes.text(0.98, 0.05, note, transform=axes.transAxes, ha="right", va="bottom", fontweight="bold", color=INK)
     tidy(axes)
