@@ -2,7 +2,7 @@
 
     python examples/demo.py --data-dir demo-data
 
-Starts the registry on loopback, streams nine shipped tasks through it, searches some of them from scratch for contrast
+Starts the registry on loopback, streams eight shipped tasks through it, searches some of them from scratch for contrast
 (outside the registry, so that nothing profits from them), prints a table, and leaves pictures. Run it again on the same
 data folder and it continues: finished steps answer at once with the jobs they had, and two tasks return with newly
 drawn images.
@@ -34,7 +34,7 @@ from clients.stream_runner import StreamListener, run_stream
 from clients.streams import Experience, TaskStream
 from search.drawing import draw_cells
 
-CONTRAST = ["print_greek", "fashion_tops_twin", "print_cyrillic", "print_digits_wild"]
+CONTRAST = ["print_greek", "fashion_tops_twin", "print_digits_wild"]
 """Tasks that are also searched from scratch. Each has a near relative earlier in the stream."""
 
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -107,7 +107,9 @@ def panel(warm: StreamRow, scratch: StreamRow) -> CurvePanel:
     if tasted:
         accuracy = tasted[0].val_accuracies[0]
         cold = replace(cold, steps=(0, *cold.steps), accuracies=(accuracy, *cold.accuracies))
-    return CurvePanel(warm.task_name, (Curve.from_row(warm, f"from {short_version(warm.source)}"), cold))
+    # The registry may have decided for scratch, after a taste that counts: its curve is the registry's all the same.
+    own = replace(Curve.from_row(warm, f"from {short_version(warm.source)}"), warm=True)
+    return CurvePanel(warm.task_name, (own, cold))
 
 
 def short_version(name: str) -> str:

@@ -220,14 +220,15 @@ def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
 def _lead(source: Contender, scratch: Contender, recipe: Recipe, n_val: int) -> float:
     """By how many margins a source's accuracy beats scratch's; from 1 on it helps.
 
-    The margin is the largest of three: the recipe's, the standard error of an accuracy on so many validation images,
-    and a share of scratch's error (where scratch is at 10%, four points more are no knowledge of the task).
+    The margin is the largest of three: the recipe's, half the standard error of an accuracy on so many validation
+    images (half, since both are judged on the same images, and a wrong choice between near equals costs little: a
+    source that does not lead clearly gets the full schedule), and a share of scratch's error (where scratch is at 10%, four points more are no knowledge of the task).
     Near the ceiling accuracy has no room for a margin; there a much lower loss counts as one.
     """
     mine, theirs = source.best, scratch.best
     margin = max(
         recipe.taste_margin,
-        math.sqrt(theirs.accuracy * (1.0 - theirs.accuracy) / n_val),
+        0.5 * math.sqrt(theirs.accuracy * (1.0 - theirs.accuracy) / n_val),
         recipe.taste_closing * (1.0 - theirs.accuracy),
     )
     lead = (mine.accuracy - theirs.accuracy) / margin
