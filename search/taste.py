@@ -9,8 +9,9 @@ halving):
               scratch by far wins here, and one that does not lead at all has lost.
     round 1   where it is close, the best candidates and scratch make a few steps each, each with its own schedule.
 
-A source must beat scratch by a margin, for a bad source costs more than a missed good one saves. The winner's loop
-simply goes on, so its steps are not lost; everyone's steps and seconds are counted.
+A source must beat scratch by a margin, for a bad source costs more than a missed good one saves. It gets the short
+schedule of a fine-tuning only if it clearly leads before any step, and the full one otherwise. The winner's loop simply
+goes on, so its steps are not lost; everyone's steps and seconds are counted.
 """
 
 from __future__ import annotations
@@ -222,7 +223,8 @@ def _lead(source: Contender, scratch: Contender, recipe: Recipe, n_val: int) -> 
 
     The margin is the largest of three: the recipe's, half the standard error of an accuracy on so many validation
     images (half, since both are judged on the same images, and a wrong choice between near equals costs little: a
-    source that does not lead clearly gets the full schedule), and a share of scratch's error (where scratch is at 10%, four points more are no knowledge of the task).
+    source that does not lead clearly gets the full schedule), and a share of scratch's error (where scratch is at 10%,
+    four points more are no knowledge of the task).
     Near the ceiling accuracy has no room for a margin; there a much lower loss counts as one.
     """
     mine, theirs = source.best, scratch.best
