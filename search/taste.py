@@ -192,7 +192,7 @@ def _compete(scratch: Contender, sources: list[Contender], recipe: Recipe, n_val
     if not sources:
         scratch.verdict = "scratch: no source has learnt its own task"
         return scratch
-    finalists = _best(sources, recipe.taste_finalists)
+    finalists = _best(sources, recipe.taste_finalists, n_val)
     for source in sources:
         if source not in finalists:
             source.verdict = f"dropped before training: {_percent(source)} against {_percent(finalists[0])}"
@@ -202,15 +202,30 @@ def _compete(scratch: Contender, sources: list[Contender], recipe: Recipe, n_val
         for contender in [scratch, *finalists] if steps else []:
             contender.loop.advance(steps)
             contender.judge()
-    (best,) = _best(finalists, 1)
+    (best,) = _best(finalists, 1, n_val)
     winner = best if _lead(best, scratch, recipe, n_val) >= 1.0 else scratch
     _explain(winner, scratch, finalists, steps)
     return winner
 
 
-def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
-    """The best by their best score; the nearer first where scores are equal."""
-    return sorted(contenders, key=lambda c: (-c.best.accuracy, c.best.loss))[:count]
+def _best(contenders: Sequence[Contender], count: int, n_val: int) -> list[Contender]:
+    """The best by their best score. Among those that so few images cannot tell apart the nearer comes first: the
+    distance knows nothing of these images' luck."""
+    top = max(contender.best.accuracy for contender in contenders)
+    tied = top - 0.5 * _standard_error(top, n_val)
+
+    def order(contender: Contender) -> tuple[float, float, float]:
+        score = contender.best
+        return (
+            (0.0, contender.ot_distance, score.loss) if score.accuracy >= tied else (1.0, -score.accuracy, score.loss)
+        )
+
+    return sorted(contenders, key=order)[:count]
+
+
+def _standard_error(accuracy: float, n: int) -> float:
+    """Of an accuracy measured on n images."""
+    return math.sqrt(accuracy * (1.0 - accuracy) / n)
 
 
 def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
@@ -230,7 +245,7 @@ def _lead(source: Contender, scratch: Contender, recipe: Recipe, n_val: int) -> 
     mine, theirs = source.best, scratch.best
     margin = max(
         recipe.taste_margin,
-        0.5 * math.sqrt(theirs.accuracy * (1.0 - theirs.accuracy) / n_val),
+        0.5 * _standard_error(theirs.accuracy, n_val),
         recipe.taste_closing * (1.0 - theirs.accuracy),
     )
     lead = (mine.accuracy - theirs.accuracy) / margin
