@@ -90,12 +90,12 @@ def test_not_a_number_is_no_quality():
     assert not candidate.eligible
 
 
-def test_a_genotype_of_skip_connections_is_collapsed():
+def test_a_genotype_of_skip_connections_is_called_collapsed_and_left_to_the_taste():
     assert skip_share(version("x", genotype=SKIPS)) == pytest.approx(4 / 6)
     assert skip_share(version("x", genotype="nonsense")) == 0.0
     (candidate,) = rank([measured("a", 1.0, version("a", genotype=SKIPS))], space=SPACE, tie_band=0.04)
-    assert codes(candidate) == ["COLLAPSED"]
-    assert not candidate.eligible
+    assert codes(candidate) == ["NEAREST", "COLLAPSED"]
+    assert candidate.eligible
 
 
 def test_of_each_dataset_the_best_version_of_the_queried_space_is_offered():

@@ -544,7 +544,7 @@ class SourceCandidate(_message.Message):
     compatible: _builtins.bool
     """Whether its search space can be warm-started into the queried one."""
     eligible: _builtins.bool
-    """Whether it passes every gate: compatible, good enough, not collapsed."""
+    """Whether it passes every gate: compatible and good enough."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Every reason, the deciding one first."""
