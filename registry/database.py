@@ -30,6 +30,7 @@ from registry.blobs import disk_full, is_disk_full
 from search.errors import (
     BlobCorrupt,
     InvalidArgument,
+    OptionalDependency,
     SchemaMismatch,
     SupernetRegistryError,
     TooManyRequests,
@@ -208,7 +209,7 @@ def _create_engine(url: str) -> sa.Engine:
         ) from error
     kind = parsed.get_backend_name()
     if kind == "postgresql":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=16, pool_pre_ping=True)
+        return _postgresql_engine(parsed)
     if kind != "sqlite" or parsed.database in (None, "", ":memory:"):
         raise InvalidArgument(
             f"The catalog cannot live in {parsed.render_as_string(hide_password=True)!r}.",
@@ -220,6 +221,17 @@ def _create_engine(url: str) -> sa.Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _postgresql_engine(url: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_size=16, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise OptionalDependency(
+            "PostgreSQL needs psycopg, which is not installed.",
+            remedy="pip install 'supernet-registry[postgresql]'",
+            field="database_url",
+        ) from error
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
