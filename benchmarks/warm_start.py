@@ -167,6 +167,13 @@ def main() -> None:
                 worst >= -1,
             ),
             Check(
+                "worst mean change of child test accuracy",
+                worst_child := min(mean_gain(pair, rows, "child_test_accuracy") for pair in near + far),
+                "≥ -1",
+                "points",
+                worst_child >= -1,
+            ),
+            Check(
                 "mean change of child test accuracy, near relatives",
                 mean := statistics.fmean(gain(row, "child_test_accuracy") for row in related),
                 "≥ 3",

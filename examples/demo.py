@@ -128,7 +128,7 @@ def print_stream(result: StreamResult) -> None:
         ("steps", "right"),
         ("s", "right"),
     ]:
-        table.add_column(name, justify=justify, max_width=52 if name == "why" else None)  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, max_width=52 if name == "why" else None)
     table.add_column("supernet\ntest", justify="right")
     table.add_column("child\ntest", justify="right")
     for row in result.rows:

@@ -48,6 +48,6 @@ async def _repeat(chore: Callable[[], Awaitable[None]], pause_s: float) -> None:
         await asyncio.sleep(pause_s)
         try:
             await chore()
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001  # logged, and tried again at the next turn
             # A full disk or a locked database today must not end the chore for good.
             _log.exception("background chore failed; next try in %.0f s", pause_s)
