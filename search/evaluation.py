@@ -18,7 +18,16 @@ from search.data import Data, TensorSplit
 from search.recipe import Recipe
 from search.supernet import Network
 
-__all__ = ["Score", "autocast", "calibrate", "collect_features", "collect_logits", "evaluate", "score_logits"]
+__all__ = [
+    "Score",
+    "autocast",
+    "calibrate",
+    "calibrated_features",
+    "collect_features",
+    "collect_logits",
+    "evaluate",
+    "score_logits",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,20 @@ def calibrate(network: Network, data: Data, recipe: Recipe) -> None:
         with autocast(data.device):
             network.features(images, mixture)
     network.set_norm_mode("eval")
+
+
+def calibrated_features(network: Network, data: Data, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Calibrate, and return features (N, D) and labels (N,) of the training split; leaves the network in `eval` mode.
+
+    A split that fits one batch is passed through once: the batch's statistics are those of the split.
+    """
+    if len(data.train) > recipe.eval_batch_size:
+        calibrate(network, data, recipe)
+        return collect_features(network, data, data.train, recipe)
+    network.set_norm_mode("calibrate")
+    collected = collect_features(network, data, data.train, recipe)
+    network.set_norm_mode("eval")
+    return collected
 
 
 @torch.no_grad()

@@ -163,10 +163,14 @@ class Loop:
     def evaluate(self) -> Score:
         """Score on the validation split; the network's state is kept if it is the best so far."""
         score = evaluate(self.network, self.data, self.data.val, self.recipe)
+        self.note(score)
+        return score
+
+    def note(self, score: Score) -> None:
+        """Keep the network's state if `score`, its own on the validation split, is the best so far."""
         if score.beats(self.best):
             self.best = score
             self._best_tensors = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        return score
 
     def _note_progress(self, score: Score) -> None:
         """Count epochs without progress, among trained epochs only: on a hard task the first steps fall below the

@@ -102,14 +102,14 @@ class _Run:
         """Choose where the search starts, and set up its loop."""
         sources = [self._source(candidate) for candidate in candidates]
         if not sources:
-            self.loop = self.setup.prepare(None, "SCRATCH")
+            self.loop = self.setup.prepare(None, "SCRATCH").loop
             self.decision = Decision("", "SCRATCH", "scratch: there is no candidate")
         elif taste:
             self.loop, self.decision = taste_sources(self.setup, sources, mode)
         else:
             chosen = sources[0]
-            self.loop = self.setup.prepare(chosen.tensors, mode)
-            self.setup.choose_schedule(self.loop, self.setup.prepare(None, "SCRATCH"))
+            self.loop = self.setup.prepare(chosen.tensors, mode).loop
+            self.setup.choose_schedule(self.loop, self.setup.prepare(None, "SCRATCH").loop)
             self.decision = Decision(chosen.version, mode, "chosen by the caller", chosen.ot_distance)
         self.listener.on_decision(self.decision)
         self._checkpoint()

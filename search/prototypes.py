@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["prototype_head"]
+__all__ = ["PrototypeHead", "prototype_head"]
 
 _FOLDS = 4
 _SHRINKAGES = (0.02, 0.1, 0.3, 0.6, 1.0)
@@ -28,18 +28,28 @@ _TEMPERATURES = tuple(10.0 ** (step / 5) for step in range(-5, 26))  # 0.1 .. 1e
 _MAX_IMAGES = 4096  # more hardly change means and covariance, and the solver's cost grows with their cube
 
 
-def prototype_head(features: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Weight (K, D) and bias (K,) in float32, from features (N, D) and labels (N,)."""
+@dataclass(frozen=True)
+class PrototypeHead:
+    """A linear classifier, and how well such a one does on images that it has not seen."""
+
+    weight: Tensor  # (K, D) float32
+    bias: Tensor  # (K,) float32
+    held_out_logits: Tensor  # (M, K) float32, of the images that it was made from, each by a classifier without it
+    held_out_labels: Tensor  # (M,), M = N but for very large splits
+
+
+def prototype_head(features: Tensor, labels: Tensor, n_classes: int) -> PrototypeHead:
+    """The classifier from features (N, D) and labels (N,)."""
     if len(features) > _MAX_IMAGES:
         chosen = torch.linspace(0, len(features) - 1, _MAX_IMAGES).round().long()
         features, labels = features[chosen], labels[chosen]
     features = features.double()
     centre = features.mean(dim=0)
     x, basis = _compress(features - centre)
-    shrinkage, temperature = _cross_validate(x, labels, n_classes)
+    shrinkage, temperature, held_out = _cross_validate(x, labels, n_classes)
     weight, bias = _Gaussian.fit(x, labels, n_classes).linear(shrinkage)
     weight, bias = weight @ basis / temperature, bias / temperature
-    return weight.float(), (bias - weight @ centre).float()
+    return PrototypeHead(weight.float(), (bias - weight @ centre).float(), held_out.float(), labels)
 
 
 def _compress(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +88,8 @@ class _Gaussian:
         return weight, -0.5 * (weight * self.means).sum(dim=1)
 
 
-def _cross_validate(x: Tensor, labels: Tensor, n_classes: int) -> tuple[float, float]:
-    """Shrinkage and temperature with the least cross-entropy on held-out training images."""
+def _cross_validate(x: Tensor, labels: Tensor, n_classes: int) -> tuple[float, float, Tensor]:
+    """Shrinkage and temperature with the least cross-entropy on held-out training images, and the logits there."""
     fold = _folds(labels, n_classes)
     held_out = {shrinkage: torch.zeros(len(x), n_classes, dtype=x.dtype) for shrinkage in _SHRINKAGES}
     for number in range(_FOLDS):
@@ -96,7 +106,7 @@ def _cross_validate(x: Tensor, labels: Tensor, n_classes: int) -> tuple[float, f
         for temperature in _TEMPERATURES
     ]
     _, shrinkage, temperature = min(choices)
-    return shrinkage, temperature
+    return shrinkage, temperature, held_out[shrinkage] / temperature
 
 
 def _folds(labels: Tensor, n_classes: int) -> Tensor:

@@ -21,10 +21,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from search.data import Data, make_generator
-from search.evaluation import Score
+from search.evaluation import Score, collect_logits, score_logits
 from search.loop import Loop, Plan
 from search.recipe import Recipe
 from search.results import Decision, Taste
@@ -57,6 +59,30 @@ class Source:
         """Whether it has learnt its own task at all. Even features fitted to random labels can beat fresh ones on the
         first steps, so the trial alone would not unmask such a source."""
         return self.skill is None or self.skill >= _LEAST_SKILL
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How a start does before any step, image by image, on images that its head has not seen: the training split by
+    cross-validation, then the validation split. Everybody is judged on the same images, so differences are paired."""
+
+    losses: Tensor  # (N + V,) nats
+    hits: Tensor  # (N + V,) 1.0 where the most probable class is right
+
+    @classmethod
+    def of(cls, *parts: tuple[Tensor, Tensor]) -> Evidence:
+        """From pairs of logits (M, K) and labels (M,)."""
+        losses = [F.cross_entropy(logits, labels, reduction="none") for logits, labels in parts]
+        hits = [(logits.argmax(dim=1) == labels).float() for logits, labels in parts]
+        return cls(torch.cat(losses), torch.cat(hits))
+
+
+@dataclass(frozen=True)
+class Start:
+    """A loop before its first step, scored on the validation split, and what else is known of it."""
+
+    loop: Loop
+    evidence: Evidence
 
 
 @dataclass
@@ -103,14 +129,17 @@ class SearchSetup:
     seed: int
     should_stop: Callable[[], bool]
 
-    def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Loop:
+    def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Start:
         """A loop ready for its first step: fresh or transferred network, head computed from prototypes."""
         loop = self.bare_loop(warm=source is not None and carries_weights(mode))
         if source is not None:
             transfer(loop.network, source, mode)
             temper(loop.network, self.recipe.entropy_floor)
-        fit_head(loop.network, self.data, self.recipe)
-        return loop
+        head = fit_head(loop.network, self.data, self.recipe)
+        logits, labels = collect_logits(loop.network, self.data, self.data.val, self.recipe)
+        loop.network.set_norm_mode("train")
+        loop.note(score_logits(logits, labels))
+        return Start(loop, Evidence.of((head.held_out_logits, head.held_out_labels), (logits.cpu(), labels.cpu())))
 
     def choose_schedule(self, loop: Loop, scratch: Loop) -> None:
         """Give a source's loop the full schedule of a search from scratch, unless fine-tuning is enough for it.
@@ -119,7 +148,9 @@ class SearchSetup:
         prototype heads. One that does not is only an initialisation, and cutting its search short would hurt: 6
         gentle epochs from a faint relative left a task at 43% which 14 from scratch bring to 81%.
         """
-        mine, theirs = (each.best or each.evaluate() for each in (loop, scratch))
+        mine, theirs = loop.best, scratch.best
+        assert mine is not None
+        assert theirs is not None
         error = 1.0 - theirs.accuracy
         if mine.accuracy - theirs.accuracy < self.recipe.fine_tune_closing * error:
             loop.replan(epochs=self.recipe.epochs, learning_rate=self.recipe.learning_rate)
@@ -160,17 +191,19 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
     """
     began = time.monotonic()
     recipe = setup.recipe
-    scratch = Contender("", 0.0, setup.prepare(None, "SCRATCH"))
+    scratch = Contender("", 0.0, setup.prepare(None, "SCRATCH").loop)
     unskilled = [
         Taste(source.version, source.ot_distance, (), (), (), chosen=False, reason=_UNSKILLED)
         for source in candidates
         if not source.is_skilled
     ]
     skilled = [source for source in candidates if source.is_skilled][: recipe.taste_candidates]
-    sources = [Contender(s.version, s.ot_distance, setup.prepare(s.tensors, mode)) for s in skilled]
+    sources = [Contender(s.version, s.ot_distance, setup.prepare(s.tensors, mode).loop) for s in skilled]
     contenders = [scratch, *sources]
     for contender in contenders:
-        contender.judge()
+        assert contender.loop.best is not None
+        contender.steps.append(0)
+        contender.scores.append(contender.loop.best)
     for source in sources:
         setup.choose_schedule(source.loop, scratch.loop)
     winner = _compete(scratch, sources, recipe, len(setup.data.val))

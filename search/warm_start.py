@@ -16,8 +16,8 @@ from torch import Tensor
 
 from search.data import Data
 from search.errors import InvalidArgument, UnsafeWeights
-from search.evaluation import calibrate, collect_features
-from search.prototypes import prototype_head
+from search.evaluation import calibrated_features
+from search.prototypes import PrototypeHead, prototype_head
 from search.recipe import Recipe
 from search.supernet import Network, alpha_entropy
 
@@ -113,15 +113,14 @@ def temper(network: Network, entropy_floor: float) -> float:
     return high
 
 
-def fit_head(network: Network, data: Data, recipe: Recipe) -> None:
+def fit_head(network: Network, data: Data, recipe: Recipe) -> PrototypeHead:
     """Initialise the head from class prototypes: the linear form of a Gaussian classifier on the features.
 
-    See `search.prototypes`. Leaves the network in `train` mode.
+    See `search.prototypes`. Leaves the network calibrated, in `eval` mode.
     """
-    calibrate(network, data, recipe)
-    features, labels = collect_features(network, data, data.train, recipe)
-    network.set_norm_mode("train")
-    weight, bias = prototype_head(features.cpu(), labels.cpu(), data.n_classes)
+    features, labels = calibrated_features(network, data, recipe)
+    head = prototype_head(features.cpu(), labels.cpu(), data.n_classes)
     with torch.no_grad():
-        network.head.weight.copy_(weight)
-        network.head.bias.copy_(bias)
+        network.head.weight.copy_(head.weight)
+        network.head.bias.copy_(head.bias)
+    return head

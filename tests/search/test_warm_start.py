@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from search.data import load_data, make_generator
 from search.errors import InvalidArgument, UnsafeWeights
-from search.evaluation import evaluate
+from search.evaluation import calibrate, calibrated_features, collect_features, evaluate
 from search.prototypes import prototype_head
 from search.recipe import Recipe
 from search.spaces import make_space
@@ -82,7 +84,8 @@ def test_the_prototype_head_is_the_bayes_classifier_of_two_gaussians():
     means = torch.tensor([[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     labels = torch.arange(6000) % 3
     features = means[labels] + torch.randn(6000, 3, generator=generator)
-    weight, bias = prototype_head(features, labels, 3)
+    head = prototype_head(features, labels, 3)
+    weight, bias = head.weight, head.bias
     expected = (means - means.mean(dim=0)) - (means - means.mean(dim=0)).mean(dim=0)
     torch.testing.assert_close(weight - weight.mean(dim=0), expected, atol=0.15, rtol=0)
     logits = features @ weight.T + bias
@@ -94,15 +97,28 @@ def test_the_prototype_head_is_not_overconfident_with_more_features_than_images(
     """Pure noise: a head that believed its training images would have a huge loss on others."""
     generator = make_generator(0, "noise")
     x, labels = torch.randn(80, 500, generator=generator), torch.arange(80) % 4
-    weight, bias = prototype_head(x[:40], labels[:40], 4)
+    head = prototype_head(x[:40], labels[:40], 4)
+    weight, bias = head.weight, head.bias
     loss = torch.nn.functional.cross_entropy(x[40:] @ weight.T + bias, labels[40:]).item()
     assert loss < 1.6  # a uniform guess has log 4 = 1.39
+
+
+def test_held_out_logits_have_not_seen_the_labels_they_are_judged_by():
+    """On pure noise the head knows its own training images by heart, and the held-out ones not at all."""
+    generator = make_generator(1, "noise")
+    x, labels = torch.randn(400, 300, generator=generator), torch.arange(400) % 4
+    head = prototype_head(x, labels, 4)
+    by_heart = ((x @ head.weight.T + head.bias).argmax(dim=1) == labels).float().mean()
+    held_out = (head.held_out_logits.argmax(dim=1) == head.held_out_labels).float().mean()
+    assert by_heart > 0.6
+    assert held_out < 0.35  # chance is 0.25, three standard errors are 0.065
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_the_prototype_head_lives_with_very_few_images(count):
     x = torch.randn(count, 10, generator=make_generator(0, "few"))
-    weight, bias = prototype_head(x, torch.arange(count) % 2, 2)
+    head = prototype_head(x, torch.arange(count) % 2, 2)
+    weight, bias = head.weight, head.bias
     assert weight.isfinite().all()
     assert bias.isfinite().all()
 
@@ -116,3 +132,19 @@ def test_fitting_the_head_classifies_an_easy_task_without_a_step():
     fit_head(network, data, recipe)
     assert evaluate(network, data, data.val, recipe).accuracy >= 0.9
     assert all(torch.equal(p, body[name]) for name, p in network.named_parameters() if name in body)
+
+
+@pytest.mark.parametrize("eval_batch_size", [8, 256])
+def test_calibrated_features_are_those_of_the_calibrated_network(eval_batch_size):
+    """Whether the training split is passed through once, because it fits a batch, or twice."""
+    space = tiny_space()
+    recipe = replace(Recipe.for_space(space), eval_batch_size=eval_batch_size, calibration_images=10_000)
+    data = load_data(tiny_dataset(), space, torch.device("cpu"))
+    network = Network(space, 2, generator=make_generator(0, "net"))
+    features, labels = calibrated_features(network, data, recipe)
+    calibrate(network, data, recipe)
+    expected, expected_labels = collect_features(network, data, data.train, recipe)
+    # A batch is normalised by its plain variance, the statistics keep the unbiased one. They differ by 1 / (N H W), here
+    # up to 1 / 128 in each of a dozen layers.
+    assert (features - expected).norm() < 0.05 * expected.norm()
+    assert torch.equal(labels, expected_labels)
