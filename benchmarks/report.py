@@ -29,6 +29,24 @@ class Check:
     passed: bool
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the sections of a benchmark are run with."""
+
+    tasks: Path
+    seeds: int
+    quick: bool
+    """A smoke profile of under a minute, whose figures say nothing."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one section of a benchmark found."""
+
+    figures: Any
+    checks: list[Check]
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on, as far as it matters for comparing them."""
     cpu = platform.processor()

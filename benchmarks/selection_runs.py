@@ -1,0 +1,291 @@
+"""The searches behind `benchmarks/selection.py`: sources; targets from scratch, from each source, and by taste.
+
+Each finished search is one small file in the work folder, so that hours of them survive a kill and are never repeated.
+The folder's name holds a hash of everything that a result depends on: tasks, recipe, search space, and for the
+searches by taste the taste's own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clients._attempt import choose_candidates
+from clients.resources import Dataset, Metrics, NearestSources, SpaceDescriptor, SupernetVersion
+from registry.candidates import Measured, rank
+from search import taste as taste_module
+from search.data import load_data, pick_device
+from search.evaluation import calibrate, collect_logits, score_logits
+from search.pipeline import Candidate, Decision, Listener, run_pipeline
+from search.recipe import Recipe
+from search.serialization import load_weights
+from search.similarity import Sketch, load_encoder, make_sketch, otdd
+from search.spaces import SearchSpace, make_space
+from search.tasks import Derivation, ImageDataset, dataset_from_arrays, derive, load_dataset
+from search.taste import SearchSetup
+
+__all__ = ["Step", "World", "run_source", "run_target", "search_recipe"]
+
+TRANSFER = "WEIGHTS_AND_ALPHAS"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A task as `streams.json` writes it; the seed of a repetition is added to its own."""
+
+    task: str
+    n_train: int | None = None
+    n_val: int | None = None
+    seed: int = 0
+    transform: str | None = None
+    labels: str | None = None
+
+    def load(self, tasks: Path, repetition: int) -> ImageDataset:
+        """The images of one repetition."""
+        derivation = Derivation(
+            n_train=self.n_train,
+            n_val=self.n_val,
+            seed=self.seed + repetition,
+            transform=self.transform,  # type: ignore[arg-type]  # Derivation itself checks the value
+            labels=self.labels,  # type: ignore[arg-type]
+        )
+        return derive(load_dataset(tasks / f"{self.task}.npz"), derivation)
+
+
+@dataclass(frozen=True)
+class World:
+    """What is searched, and where results are kept. Sent to worker processes."""
+
+    tasks: Path
+    work: Path
+    sources: Mapping[str, Step]
+    targets: Mapping[str, Step]
+    generalist: Sequence[str]
+    """Sources whose images, all classes side by side, the generalist is trained on."""
+    recipe: Recipe
+
+    @property
+    def space(self) -> SearchSpace:
+        """The compact default."""
+        return make_space()
+
+    @property
+    def folder(self) -> Path:
+        """Where results of exactly this world lie."""
+        described = {
+            "sources": {name: asdict(step) for name, step in self.sources.items()},
+            "targets": {name: asdict(step) for name, step in self.targets.items()},
+            "generalist": list(self.generalist),
+            "recipe": asdict(self.recipe),
+            "space": self.space.id,
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        return self.work / digest[:12]
+
+    @property
+    def source_names(self) -> list[str]:
+        """All sources, the generalist last."""
+        return [*self.sources, "generalist"] if self.generalist else list(self.sources)
+
+
+def run_source(world: World, name: str, seed: int) -> dict[str, Any]:
+    """Search one source; its figures. The weights lie beside them."""
+
+    def search() -> dict[str, Any]:
+        dataset = _union(world, seed) if name == "generalist" else world.sources[name].load(world.tasks, seed)
+        result = run_pipeline(dataset, world.space, world.recipe, seed=seed)
+        _weights_path(world, name, seed).write_bytes(result.weights)
+        return {
+            "val_accuracy": result.val_accuracy,
+            "test_accuracy": result.test_accuracy,
+            "train_count": len(dataset.train),
+            "val_count": len(dataset.val),
+            "classes": dataset.n_classes,
+            "steps": result.search_steps,
+            "seconds": result.search_seconds,
+        }
+
+    return _once(world.folder / f"source-{name}-{seed}.json", search)
+
+
+def run_target(world: World, name: str, seed: int) -> dict[str, Any]:
+    """One target: from scratch, from each source (no gate, no taste), and as the registry would do it."""
+    dataset = world.targets[name].load(world.tasks, seed)
+    folder = world.folder
+    distances = _once(folder / f"distances-{name}-{seed}.json", lambda: _distances(world, dataset, seed))
+    scratch = _once(folder / f"scratch-{name}-{seed}.json", lambda: _trial(world, dataset, seed, None))
+    from_sources = {
+        source: _once(
+            folder / f"pair-{name}-{source}-{seed}.json",
+            lambda source=source: _trial(world, dataset, seed, _weights_path(world, source, seed)),  # type: ignore[misc]
+        )
+        for source in world.source_names
+    }
+    code = hashlib.sha256(inspect.getsource(taste_module).encode()).hexdigest()[:8]
+    auto = _once(folder / f"auto-{code}-{name}-{seed}.json", lambda: _auto(world, dataset, seed, distances))
+    facts = {"train_count": len(dataset.train), "val_count": len(dataset.val), "classes": dataset.n_classes}
+    return {
+        "target": name,
+        "seed": seed,
+        **facts,
+        "distances": distances,
+        "scratch": scratch,
+        "sources": from_sources,
+        "auto": auto,
+    }
+
+
+def _once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The stored result, or a new one, stored."""
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+    path.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    result = {**compute(), "wall_seconds": time.monotonic() - began}
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(result))
+    partial.replace(path)
+    return result
+
+
+def _weights_path(world: World, name: str, seed: int) -> Path:
+    return world.folder / f"source-{name}-{seed}.safetensors"
+
+
+def _union(world: World, seed: int) -> ImageDataset:
+    """The generalist's data: all classes of its sources side by side, grey repeated to colour, 32 pixels."""
+    arrays: dict[str, list[np.ndarray]] = {}
+    first_class = 0
+    for name in world.generalist:
+        dataset = world.sources[name].load(world.tasks, seed)
+        for split_name, split in dataset.splits():
+            images = np.broadcast_to(split.images, (*split.images.shape[:3], 3))
+            margin = (32 - images.shape[1]) // 2
+            padding = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+            arrays.setdefault(f"x_{split_name}", []).append(np.pad(images, padding, mode="edge"))
+            arrays.setdefault(f"y_{split_name}", []).append(split.labels + first_class)
+        first_class += dataset.n_classes
+    return dataset_from_arrays(**{key: np.concatenate(parts) for key, parts in arrays.items()}, name="generalist")
+
+
+def _trial(world: World, dataset: ImageDataset, seed: int, weights: Path | None) -> dict[str, Any]:
+    """The whole search from one source, or from scratch, as the pipeline does it when nothing is to be decided."""
+    data = load_data(dataset, world.space, pick_device("cpu"))
+    setup = SearchSetup(world.space, data, world.recipe, seed, lambda: False)
+    scratch = begun = setup.prepare(None, "SCRATCH")
+    if weights is not None:
+        _, tensors = load_weights(weights.read_bytes(), "supernet")
+        begun = setup.prepare(tensors, TRANSFER)
+        setup.choose_schedule(begun.loop, scratch.loop)
+    loop, start = begun.loop, begun.loop.best
+    assert start is not None
+    curve = [(0, start.accuracy)]
+    while not loop.finished:
+        epoch = loop.run_epoch()
+        curve.append((epoch.steps, epoch.val_accuracy))
+    best = loop.restore_best()
+    calibrate(loop.network, data, world.recipe)
+    test = score_logits(*collect_logits(loop.network, data, data.test, world.recipe))
+    return {
+        "zero_step_accuracy": start.accuracy,
+        "zero_step_loss": start.loss,
+        "held_out_accuracy": begun.evidence.hits.mean().item(),
+        "held_out_loss": begun.evidence.losses.mean().item(),
+        "evidence": {"losses": begun.evidence.losses.tolist(), "hits": begun.evidence.hits.tolist()},
+        "val_accuracy": best.accuracy,
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "steps": loop.steps,
+        "epochs_planned": loop.plan.epochs,
+        "curve": curve,
+    }
+
+
+class _Decided(Listener):
+    """Keeps the decision."""
+
+    def __init__(self) -> None:
+        self.decision = Decision("", "SCRATCH", "")
+
+    def on_decision(self, d: Decision) -> None:
+        self.decision = d
+
+
+def _auto(world: World, dataset: ImageDataset, seed: int, distances: Mapping[str, Any]) -> dict[str, Any]:
+    """The registry's own way: rank, gates, taste, search."""
+    chosen = _ranked(world, distances, seed)
+    by_version = {f"supernets/{name}/versions/1": name for name in world.source_names}
+    candidates = [
+        Candidate(c.version, c.ot_distance, _weights_path(world, by_version[c.version], seed).read_bytes())
+        for c in choose_candidates(NearestSources(candidates=chosen), world.recipe.taste_candidates)
+    ]
+    heard = _Decided()
+    result = run_pipeline(dataset, world.space, world.recipe, seed=seed, candidates=candidates, listener=heard)
+    return {
+        "source": by_version.get(heard.decision.source, ""),
+        "reason": heard.decision.reason,
+        "tastes": [{**asdict(t), "version": by_version.get(t.version, "")} for t in heard.decision.tastes],
+        "val_accuracy": result.val_accuracy,
+        "test_accuracy": result.test_accuracy,
+        "search_steps": result.search_steps,
+        "taste_steps": result.taste_steps,
+        "search_seconds": result.search_seconds,
+        "taste_seconds": result.taste_seconds,
+        "ranking": [(by_version[c.version], c.eligible, [r.code for r in c.reasons]) for c in chosen],
+    }
+
+
+def _ranked(world: World, distances: Mapping[str, Any], seed: int) -> tuple[Any, ...]:
+    """All sources as the server would rank them. The generalist is left out: the registry has no such job yet."""
+    measured = []
+    for name in world.sources:
+        facts = run_source(world, name, seed)
+        version = SupernetVersion(
+            name=f"supernets/{name}/versions/1",
+            metrics=Metrics(val_accuracy=facts["val_accuracy"], test_accuracy=facts["test_accuracy"]),
+            search_space=SpaceDescriptor(**world.space.to_json() | {"operations": world.space.operations}),
+        )
+        measured.append(
+            Measured(
+                dataset=Dataset(name=f"datasets/{name}", display_name=name, val_count=facts["val_count"]),
+                same_dataset=False,
+                embedding_distance=0.0,
+                ot_distance=distances[name]["ot_distance"],
+                ot_converged=distances[name]["converged"],
+                chance=distances[name]["chance"],
+                versions=[version],
+            )
+        )
+    return rank(measured, space=world.space, tie_band=0.04)
+
+
+def _distances(world: World, dataset: ImageDataset, seed: int) -> dict[str, Any]:
+    """√OTDD from the target to every source."""
+    encoder = load_encoder()
+    target = make_sketch(dataset, encoder)
+    result = {}
+    for name in world.source_names:
+        origin = _union(world, seed) if name == "generalist" else world.sources[name].load(world.tasks, seed)
+        sketch: Sketch = make_sketch(origin, encoder)
+        found = otdd(target, sketch)
+        result[name] = {
+            "ot_distance": found.distance,
+            "converged": found.converged,
+            "chance": float(sketch.class_counts.max() / sketch.class_counts.sum()),
+        }
+    return result
+
+
+def search_recipe(epochs: int = 0) -> Recipe:
+    """The default recipe without child networks: selection is judged by supernets."""
+    recipe = Recipe.for_space(make_space())
+    return replace(recipe.override(epochs=epochs) if epochs else recipe, child_epochs=0)
