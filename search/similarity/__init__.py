@@ -13,7 +13,15 @@ from search.similarity.sketch import (
     Sketch,
     make_sketch,
 )
-from search.similarity.transport import TRANSPORT_ID, TransportResult, lower_bound, otdd
+from search.similarity.transport import (
+    TRANSPORT_ID,
+    TransportProblem,
+    TransportResult,
+    lower_bound,
+    otdd,
+    otdd_samples,
+    sampling_floor,
+)
 
 __all__ = [
     "DEFAULT_SKETCH_SIZE",
@@ -23,6 +31,7 @@ __all__ = [
     "TRANSPORT_ID",
     "Encoder",
     "Sketch",
+    "TransportProblem",
     "TransportResult",
     "embed",
     "embedding_id",
@@ -30,4 +39,6 @@ __all__ = [
     "lower_bound",
     "make_sketch",
     "otdd",
+    "otdd_samples",
+    "sampling_floor",
 ]
