@@ -50,9 +50,10 @@ def load_encoder(name: str = "pixels", *, weights: Path | None = None, device: s
     """The encoder of that name.
 
     Args:
-        name: `pixels`, or `torchvision:<model>` such as `torchvision:resnet18`.
-        weights: for `torchvision:` the model's weights, a local safetensors file (see `TorchvisionEncoder`).
-        device: for `torchvision:` where it runs.
+        name: `pixels`, `torchvision:<model>` such as `torchvision:resnet18`, or `supernet`.
+        weights: for `torchvision:` and `supernet` a local safetensors file (see `TorchvisionEncoder` and
+            `SupernetEncoder`).
+        device: for those two, where they run.
 
     Raises:
         InvalidArgument: unknown name, or weights missing or given where none are used.
@@ -68,8 +69,12 @@ def load_encoder(name: str = "pixels", *, weights: Path | None = None, device: s
         from search.similarity.torchvision_encoder import TorchvisionEncoder
 
         return TorchvisionEncoder(model, weights=weights, device=device)
+    if name == "supernet":
+        from search.similarity.supernet_encoder import SupernetEncoder
+
+        return SupernetEncoder(weights=weights, device=device)
     raise InvalidArgument(
-        f"Unknown encoder {name!r}.", remedy="Choose 'pixels' or 'torchvision:<model>'.", field="encoder"
+        f"Unknown encoder {name!r}.", remedy="Choose 'pixels', 'torchvision:<model>' or 'supernet'.", field="encoder"
     )
 
 
@@ -98,24 +103,9 @@ class PixelEncoder:
         return np.concatenate(batches) if batches else np.empty((0, self.dimension), np.float32)
 
     def _encode_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        small = self._reduce(images)  # (n, c, 16, 16), in 0..1
-        luminance = small.mean(axis=1)
-        mean, std = luminance.mean(axis=(1, 2), keepdims=True), luminance.std(axis=(1, 2), keepdims=True)
-        parts = [_low_frequencies((luminance - mean) / (std + self._CONTRAST_FLOOR), self._LUMINANCE_TERMS)]
-        if small.shape[1] == 3:
-            red, green, blue = small.transpose(1, 0, 2, 3)
-            differences = ((red - green) / np.sqrt(2.0), (red + green - 2.0 * blue) / np.sqrt(6.0))
-            parts += [self._COLOUR_WEIGHT * _low_frequencies(plane, self._COLOUR_TERMS) for plane in differences]
-        else:  # a grey image is a colour image without colour
-            parts.append(np.zeros((len(images), 2 * self._COLOUR_TERMS)))
-        return np.concatenate(parts, axis=1).astype(np.float32)
-
-    def _reduce(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(n, h, w, c) uint8 to (n, c, 16, 16) in 0..1."""
-        _, h, w, _ = images.shape
-        planes = images.transpose(0, 3, 1, 2).astype(np.float64) / 255.0
-        reduced: NDArray[np.float64] = _area_average(h, self._SIDE) @ planes @ _area_average(w, self._SIDE).T
-        return reduced
+        reduced = reduce_images(images, self._SIDE)  # (n, c, 16, 16), in 0..1
+        shapes = low_frequencies(standardised_luminance(reduced), self._LUMINANCE_TERMS)
+        return np.concatenate([shapes, colour_terms(reduced)], axis=1).astype(np.float32)
 
 
 def check_images(images: NDArray[np.uint8]) -> None:
@@ -137,7 +127,33 @@ def _pixel_encoder_id() -> str:
     return f"pixels-v{PixelEncoder._VERSION}-{sha.hexdigest()[:16]}"
 
 
-def _low_frequencies(planes: NDArray[np.float64], terms: int) -> NDArray[np.float64]:
+def reduce_images(images: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
+    """Area averages: (n, h, w, c) uint8 to (n, c, side, side) in 0..1."""
+    _, h, w, _ = images.shape
+    planes = images.transpose(0, 3, 1, 2).astype(np.float64) / 255.0
+    reduced: NDArray[np.float64] = area_average(h, side) @ planes @ area_average(w, side).T
+    return reduced
+
+
+def standardised_luminance(reduced: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, c, s, s) in 0..1 to (n, s, s) of mean 0 and, but for faint images, mean square 1."""
+    luminance = reduced.mean(axis=1)
+    mean, std = luminance.mean(axis=(1, 2), keepdims=True), luminance.std(axis=(1, 2), keepdims=True)
+    standardised: NDArray[np.float64] = (luminance - mean) / (std + PixelEncoder._CONTRAST_FLOOR)
+    return standardised
+
+
+def colour_terms(reduced: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, c, s, s) in 0..1 to (n, 32); a grey image is a colour image without colour."""
+    terms, weight = PixelEncoder._COLOUR_TERMS, PixelEncoder._COLOUR_WEIGHT
+    if reduced.shape[1] == 1:
+        return np.zeros((len(reduced), 2 * terms))
+    red, green, blue = reduced.transpose(1, 0, 2, 3)
+    differences = ((red - green) / np.sqrt(2.0), (red + green - 2.0 * blue) / np.sqrt(6.0))
+    return np.concatenate([weight * low_frequencies(plane, terms) for plane in differences], axis=1)
+
+
+def low_frequencies(planes: NDArray[np.float64], terms: int) -> NDArray[np.float64]:
     """(n, s, s) to (n, terms); the squared length of all terms together would be the mean square of the plane."""
     side = planes.shape[1]
     c = _cosines(side) / np.sqrt(side)
@@ -163,7 +179,7 @@ def _lowest(side: int, terms: int) -> tuple[list[int], list[int]]:
 
 
 @cache
-def _area_average(source: int, target: int) -> NDArray[np.float64]:
+def area_average(source: int, target: int) -> NDArray[np.float64]:
     """(target, source): each target cell is the mean of the source interval it covers; rows sum to 1."""
     edges = np.linspace(0.0, source, target + 1)
     left, right = edges[:-1, None], edges[1:, None]

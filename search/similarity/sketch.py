@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,9 +27,17 @@ from search._determinism import random_order
 from search._safetensors import Header, pack, read_header, unpack
 from search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
 from search.similarity.encoder import MAX_DIMENSION, Encoder
+from search.similarity.moment_points import moment_points
 from search.tasks.dataset import MAX_CLASSES, ImageDataset, Split
 
-__all__ = ["DEFAULT_SKETCH_SIZE", "MAX_SKETCH_BYTES", "MAX_SKETCH_SIZE", "Sketch", "make_sketch"]
+__all__ = [
+    "DEFAULT_SKETCH_SIZE",
+    "MAX_SKETCH_BYTES",
+    "MAX_SKETCH_SIZE",
+    "MIN_CLASS_IMAGES",
+    "Sketch",
+    "make_sketch",
+]
 
 DEFAULT_SKETCH_SIZE = 256
 """Sampled points. Against the whole training splits of the 36 benchmark tasks, 256 points rank pairs alike (Spearman
@@ -47,6 +55,9 @@ falls, so that all factors together stay below 4096 rows."""
 SHRINKAGE_IMAGES = 2.0
 """A class of this many images takes half of its covariance from the average over all classes. Measured with 5 images
 a class: label distances are 8.9 % off (16.5 % unshrunk), and 98 % of classes still find themselves in the full data."""
+
+MIN_CLASS_IMAGES = 5
+"""Fewest training images a class of which `moments_only` sends moments."""
 
 _METADATA_KEY = "sketch"
 _WIRE_VERSION = 1
@@ -70,6 +81,7 @@ class Sketch:
     class_factors: NDArray[np.float32]  # (k, r, d), covariance of class c is F[c].T @ F[c]
     class_counts: NDArray[np.int64]  # (k,), images of the class in the whole split
     encoder_id: str
+    moments_only: bool = False  # features are drawn from the class Gaussians; the client's word, see the module
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -99,7 +111,10 @@ class Sketch:
 
     def to_bytes(self) -> bytes:
         """The wire form: safetensors, deterministic."""
-        return pack(dict(self._arrays()), _METADATA_KEY, {"encoder_id": self.encoder_id, "version": _WIRE_VERSION})
+        metadata: dict[str, object] = {"encoder_id": self.encoder_id, "version": _WIRE_VERSION}
+        if self.moments_only:  # otherwise absent: bytes and digests of before there was such a setting stay as they are
+            metadata["moments_only"] = True
+        return pack(dict(self._arrays()), _METADATA_KEY, metadata)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Sketch:
@@ -116,9 +131,9 @@ class Sketch:
             )
         try:
             header = read_header(data)
-            encoder_id = _encoder_id(header)
+            encoder_id, moments_only = _metadata(header)
             _check_header(header)
-            return cls(**unpack(data), encoder_id=encoder_id)
+            return cls(**unpack(data), encoder_id=encoder_id, moments_only=moments_only)
         except ValueError as error:
             raise InvalidSketch(
                 f"The bytes are not a sketch: {error}.", remedy="Send the result of Sketch.to_bytes().", field="sketch"
@@ -138,21 +153,32 @@ _TENSORS = {
 }
 
 
-def make_sketch(dataset: ImageDataset, encoder: Encoder, *, size: int = DEFAULT_SKETCH_SIZE, seed: int = 0) -> Sketch:
+def make_sketch(
+    dataset: ImageDataset,
+    encoder: Encoder,
+    *,
+    size: int = DEFAULT_SKETCH_SIZE,
+    seed: int = 0,
+    moments_only: bool = False,
+) -> Sketch:
     """The sketch of the training split.
 
     Args:
         size: sampled points, shared out over the classes in proportion to their images, at least one a class. A class
             never gives more than it has, and of a smaller split every image is taken.
         seed: of the sample. The same dataset, encoder, size and seed give the same bytes.
+        moments_only: points are drawn from the class Gaussians; no feature of any single image is in the sketch.
 
     Raises:
-        InvalidArgument: `size` out of range.
+        InvalidArgument: `size` out of range; with `moments_only`, a class of fewer than `MIN_CLASS_IMAGES` images.
         NotFinite: the encoder returns NaN or infinity.
     """
     if not 2 <= size <= MAX_SKETCH_SIZE:
         raise InvalidArgument(f"size is {size}.", remedy=f"Choose 2 to {MAX_SKETCH_SIZE} points.", field="size")
-    split, n_classes = dataset.train, dataset.n_classes
+    split = dataset.train
+    counts = split.class_counts(dataset.n_classes)
+    if moments_only:
+        _check_class_sizes(dataset.class_names, counts)
     features = _on_grid(encoder.encode(split.images))  # (N, d)
     if not np.isfinite(features).all():
         raise NotFinite(
@@ -160,17 +186,33 @@ def make_sketch(dataset: ImageDataset, encoder: Encoder, *, size: int = DEFAULT_
             remedy="Check its weights.",
             field="features",
         )
-    counts = split.class_counts(n_classes)
     means, factors = _class_moments(features, split.labels, counts)
-    sample = _stratified_sample(split, counts, size=size, seed=seed)
+    if moments_only:
+        quota = _shares(counts, size)
+        points, labels = _on_grid(moment_points(means, factors, quota, seed)), np.repeat(np.arange(len(quota)), quota)
+    else:
+        sample = _stratified_sample(split, counts, size=size, seed=seed)
+        points, labels = features[sample], split.labels[sample]
     return Sketch(
-        features=features[sample].astype(np.float32),
-        labels=split.labels[sample],
+        features=points.astype(np.float32),
+        labels=labels,
         class_means=means,
         class_factors=factors,
         class_counts=counts,
         encoder_id=encoder.id,
+        moments_only=moments_only,
     )
+
+
+def _check_class_sizes(names: Sequence[str], counts: NDArray[np.int64]) -> None:
+    smallest = int(counts.argmin())
+    if counts[smallest] < MIN_CLASS_IMAGES:
+        raise InvalidArgument(
+            f"Class {names[smallest]!r} has {counts[smallest]} training images; moments of fewer than "
+            f"{MIN_CLASS_IMAGES} are nearly the images themselves.",
+            remedy="Add images, drop the class, or make an ordinary sketch.",
+            field="moments_only",
+        )
 
 
 def _class_moments(
@@ -237,17 +279,21 @@ def _on_grid(values: NDArray[Any]) -> NDArray[np.float64]:
     return rounded
 
 
-def _encoder_id(header: Header) -> str:
+def _metadata(header: Header) -> tuple[str, bool]:
+    """Encoder id and whether the sketch is of moments only."""
     try:
         metadata = json.loads(header.metadata[_METADATA_KEY])
         version, encoder_id = metadata["version"], metadata["encoder_id"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        moments_only = metadata.get("moments_only", False)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("its metadata are missing") from error
     if version != _WIRE_VERSION:
         raise ValueError(f"wire version {version!r} is unknown here")
     if not isinstance(encoder_id, str):
         raise ValueError("the encoder id is not a string")
-    return encoder_id
+    if not isinstance(moments_only, bool):
+        raise ValueError("moments_only is neither true nor false")
+    return encoder_id, moments_only
 
 
 def _check_header(header: Header) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from search.errors import InvalidArgument, UnsafeWeights
+from search.similarity import encoder as encoder_module
 from search.similarity import load_encoder
 
 
@@ -27,6 +33,54 @@ def test_images_of_every_size_become_finite_vectors_of_one_length(shape: tuple[i
 def test_the_pixel_encoder_id_is_fixed() -> None:
     """Stored sketches are comparable under it; it changes only when the features do."""
     assert load_encoder().id == "pixels-v1-026efee89b7c0ffc"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(8, 224),
+    width=st.integers(8, 224),
+    channels=st.sampled_from([1, 3]),
+    low=st.integers(0, 255),
+    span=st.integers(0, 255),
+)
+def test_features_are_finite_and_bounded_for_any_image(
+    height: int, width: int, channels: int, low: int, span: int
+) -> None:
+    """Blank, faint and full-contrast images alike: no feature vector is longer than a standardised image."""
+    high = min(255, low + span)
+    pixels = np.random.default_rng(0).integers(low, high + 1, (2, height, width, channels), dtype=np.uint8)
+    features = load_encoder().encode(pixels)
+    assert np.isfinite(features).all()
+    assert float((features**2).sum(axis=1).max()) < 1.1
+
+
+def test_every_constant_is_in_the_pixel_encoder_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changes what features depend on gets another id, and no distance to the old ones."""
+    ids = {load_encoder().id}
+    constants = [name for name in vars(encoder_module.PixelEncoder) if name.isupper() and name != "_BATCH_VALUES"]
+    assert len(constants) >= 6
+    for name in constants:
+        with monkeypatch.context() as changed:
+            changed.setattr(encoder_module.PixelEncoder, name, getattr(encoder_module.PixelEncoder, name) * 2)
+            encoder_module._pixel_encoder_id.cache_clear()
+            ids.add(load_encoder().id)
+    encoder_module._pixel_encoder_id.cache_clear()
+    assert len(ids) == 1 + len(constants)
+
+
+def test_another_process_without_torch_computes_the_same_bytes() -> None:
+    program = """
+import hashlib, sys
+import numpy as np
+from search.similarity import load_encoder
+images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), dtype=np.uint8)
+features = load_encoder().encode(images)
+assert not {"torch", "scipy"} & set(sys.modules)
+print(hashlib.sha256(features.tobytes()).hexdigest())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    here = hashlib.sha256(load_encoder().encode(images(c=3)).tobytes()).hexdigest()
+    assert run.stdout.strip() == here
 
 
 def test_features_do_not_depend_on_the_batch() -> None:
@@ -73,6 +127,8 @@ def test_distances_are_at_most_those_of_the_standardised_pixels() -> None:
         ("pixels", Path("w.safetensors"), "weights"),
         ("torchvision:resnet18", None, "weights"),
         ("torchvision:resnet18", Path("absent.safetensors"), "weights"),
+        ("supernet", None, "weights"),
+        ("supernet", Path("absent.safetensors"), "weights"),
     ],
 )
 def test_encoders_that_do_not_exist_are_refused(name: str, weights: Path | None, field: str) -> None:
