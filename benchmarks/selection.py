@@ -43,7 +43,6 @@ SOURCES = {
     "emoji_food": Step("emoji_food", 20, 5),
     "omni_balinese": Step("omni_balinese"),
     "texture3": Step("texture3", 100, 30),
-    "trash_grey": Step("trash_grey", 60, 20),
     "emoji_group": Step("emoji_group", 40, 12),
     # traps
     "mnist_random_labels": Step("mnist_all10", 30, 10, seed=3, labels="random"),

@@ -185,7 +185,7 @@ def _trial(world: World, dataset: ImageDataset, seed: int, weights: Path | None)
     if weights is not None:
         _, tensors = load_weights(weights.read_bytes(), "supernet")
         begun = setup.prepare(tensors, TRANSFER)
-        setup.choose_schedule(begun.loop, scratch.loop)
+        setup.choose_schedule(begun, scratch)
     loop, start = begun.loop, begun.loop.best
     assert start is not None
     curve = [(0, start.accuracy)]

@@ -108,8 +108,9 @@ class _Run:
             self.loop, self.decision = taste_sources(self.setup, sources, mode)
         else:
             chosen = sources[0]
-            self.loop = self.setup.prepare(chosen.tensors, mode).loop
-            self.setup.choose_schedule(self.loop, self.setup.prepare(None, "SCRATCH").loop)
+            start = self.setup.prepare(chosen.tensors, mode)
+            self.setup.choose_schedule(start, self.setup.prepare(None, "SCRATCH"))
+            self.loop = start.loop
             self.decision = Decision(chosen.version, mode, "chosen by the caller", chosen.ot_distance)
         self.listener.on_decision(self.decision)
         self._checkpoint()

@@ -57,8 +57,8 @@ class Recipe:
     taste_share: float = 0.08  # most steps of all trials together, as a share of a full search from scratch
     taste_candidates: int = 3  # most candidates besides scratch
     taste_finalists: int = 1  # candidates that train a few steps against scratch after the zero-step round
-    taste_margin: float = 0.02  # validation accuracy by which a source must beat scratch
-    taste_closing: float = 0.1  # share of scratch's error that a source must close: a faint lead is no knowledge
+    taste_clear: float = 2.0  # standard errors of paired loss by which a source wins before any step
+    taste_likely: float = 1.0  # the same, by which it wins in the end
     fine_tune_closing: float = 0.2  # share of it closed before any step, from which on fine-tuning is enough
 
     # Child network
@@ -133,7 +133,7 @@ _RECIPES = {
     "darts": Recipe(),
     "nas-bench-201": Recipe(
         epochs=14,
-        warm_epochs=6,
+        warm_epochs=10,
         patience=4,
         batch_size=32,
         optimizer="adamw",

@@ -32,6 +32,8 @@ class Taste:
     val_losses: tuple[float, ...]
     chosen: bool
     reason: str
+    loss_gain: float = 0.0  # before any step: mean loss saved against scratch on images that no head has seen, nats
+    loss_gain_error: float = 0.0  # standard error of that mean
 
 
 @dataclass(frozen=True, slots=True)

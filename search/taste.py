@@ -1,17 +1,20 @@
-"""The taste: candidates and scratch each get a few steps on the target's own data, and the best goes on.
+"""The taste: candidates and scratch are tried on the target's own data, and the best goes on.
 
 Distance between datasets cannot see what a source has learnt: one with random labels lies as near as its honest twin.
 So a candidate must have learnt its own task, and is then judged where it will be used, in two rounds (successive
 halving):
 
-    round 0   no step at all: transfer, BatchNorm statistics and prototype head on the target, validation accuracy.
-              This costs a pass over the training images, and already ranks features well. A source that leads
-              scratch by far wins here, and one that does not lead at all has lost.
-    round 1   where it is close, the best candidates and scratch make a few steps each, each with its own schedule.
+    round 0   no step at all: transfer, BatchNorm statistics, prototype head. Judged on the images that the head has not
+              seen: the training split by cross-validation, and the validation split. A source that leads scratch
+              clearly wins here, and one that does not lead at all has lost.
+    round 1   where it is close, the best candidates and scratch make a few steps each, each with its own schedule, and
+              are judged on the validation split.
 
-A source must beat scratch by a margin, for a bad source costs more than a missed good one saves. It gets the short
-schedule of a fine-tuning only if it clearly leads before any step, and the full one otherwise. The winner's loop simply
-goes on, so its steps are not lost; everyone's steps and seconds are counted.
+Everybody is judged on the same images, so that image by image the losses are paired, and a lead is measured in standard
+errors of the mean difference (t). Losses, since on the few images of a small task they tell contenders apart several
+times better than accuracies do. A source gets the short schedule of a fine-tuning only if it closes much of scratch's
+error before any step, and the full one otherwise. The winner's loop simply goes on, so its steps are not lost;
+everyone's steps and seconds are counted.
 """
 
 from __future__ import annotations
@@ -19,14 +22,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from search.data import Data, make_generator
-from search.evaluation import Score, collect_logits, score_logits
+from search.evaluation import calibrate, collect_logits, score_logits
 from search.loop import Loop, Plan
 from search.recipe import Recipe
 from search.results import Decision, Taste
@@ -36,10 +39,9 @@ from search.warm_start import carries_weights, fit_head, temper, transfer
 
 __all__ = ["Contender", "SearchSetup", "Source", "taste_sources"]
 
-_MUCH_LOWER = 0.7
 _LEAST_SKILL = 0.1
 _UNSKILLED = "not tried: its accuracy on its own task is hardly above chance"
-_CLEAR_LEAD = 3.0  # margins at which no step is needed to see who is better
+_TIED = 0.5  # standard errors within which two sources are as good as each other
 
 
 @dataclass(frozen=True)
@@ -63,51 +65,82 @@ class Source:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How a start does before any step, image by image, on images that its head has not seen: the training split by
-    cross-validation, then the validation split. Everybody is judged on the same images, so differences are paired."""
+    """Losses and hits, image by image, on images that a head has not seen.
 
-    losses: Tensor  # (N + V,) nats
-    hits: Tensor  # (N + V,) 1.0 where the most probable class is right
+    No loss counts for more than twice that of a uniform guess, 2 log K: a head made from forty images can be sure and
+    wrong by a thousand nats on one of them, and that one would decide the whole comparison.
+    """
+
+    losses: Tensor  # (M,) nats
+    hits: Tensor  # (M,) 1.0 where the most probable class is right
 
     @classmethod
     def of(cls, *parts: tuple[Tensor, Tensor]) -> Evidence:
-        """From pairs of logits (M, K) and labels (M,)."""
-        losses = [F.cross_entropy(logits, labels, reduction="none") for logits, labels in parts]
+        """From pairs of logits (M_i, K) and labels (M_i,), one after another."""
+        losses = [
+            F.cross_entropy(logits, labels, reduction="none").clamp(max=2.0 * math.log(max(2, logits.shape[1])))
+            for logits, labels in parts
+        ]
         hits = [(logits.argmax(dim=1) == labels).float() for logits, labels in parts]
-        return cls(torch.cat(losses), torch.cat(hits))
+        return cls(torch.cat(losses).cpu(), torch.cat(hits).cpu())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of hits."""
+        return self.hits.mean().item()
+
+    def gain_over(self, other: Evidence) -> tuple[float, float]:
+        """Mean loss in nats that is saved against `other`, paired image by image, and its standard error.
+
+        Evidence from different rounds is compared on the images of both: the validation split, which comes last.
+        """
+        count = min(len(self.losses), len(other.losses))
+        saved = (other.losses[-count:] - self.losses[-count:]).double()
+        return saved.mean().item(), saved.std(correction=0).item() / math.sqrt(count)
+
+    def lead_over(self, other: Evidence) -> float:
+        """The gain in standard errors; 0 between equals."""
+        gain, error = self.gain_over(other)
+        return gain / error if error > 0.0 else 0.0
 
 
 @dataclass(frozen=True)
 class Start:
-    """A loop before its first step, scored on the validation split, and what else is known of it."""
+    """A loop before its first step, scored on the validation split, and all that is known of it."""
 
     loop: Loop
     evidence: Evidence
 
 
-@dataclass
 class Contender:
     """A source that is tried (scratch if `version` is empty) and what its trial has shown so far."""
 
-    version: str
-    ot_distance: float
-    loop: Loop
-    steps: list[int] = field(default_factory=list)
-    scores: list[Score] = field(default_factory=list)
-    verdict: str = ""
+    def __init__(self, version: str, ot_distance: float, start: Start) -> None:
+        assert start.loop.best is not None
+        self.version, self.ot_distance, self.loop = version, ot_distance, start.loop
+        self.start = start.evidence
+        self.evidence = start.evidence  # where its loss was least so far: a valley on the way is no loss
+        self.steps = [0]
+        self.scores = [start.loop.best]
+        self.verdict = ""
 
-    def judge(self) -> None:
-        """Score the contender as it stands."""
-        self.steps.append(self.loop.steps)
-        self.scores.append(self.loop.evaluate())
+    def advance(self, steps: int) -> None:
+        """Train a little, and judge it again."""
+        self.loop.advance(steps)
+        loop = self.loop
+        calibrate(loop.network, loop.data, loop.recipe)
+        logits, labels = collect_logits(loop.network, loop.data, loop.data.val, loop.recipe)
+        loop.network.set_norm_mode("train")
+        score = score_logits(logits, labels)
+        if score.loss < min(earlier.loss for earlier in self.scores):
+            self.evidence = Evidence.of((logits, labels))
+        self.steps.append(loop.steps)
+        self.scores.append(score)
+        loop.note(score)
 
-    @property
-    def best(self) -> Score:
-        """Its best score so far: the loop keeps that state, so later harm is no loss."""
-        return min(self.scores, key=lambda score: (-score.accuracy, score.loss))
-
-    def to_taste(self, *, chosen: bool) -> Taste:
+    def to_taste(self, scratch: Contender, *, chosen: bool) -> Taste:
         """What is reported."""
+        gain, error = self.start.gain_over(scratch.start)
         return Taste(
             version=self.version,
             ot_distance=self.ot_distance,
@@ -116,6 +149,8 @@ class Contender:
             val_losses=tuple(score.loss for score in self.scores),
             chosen=chosen,
             reason=self.verdict,
+            loss_gain=gain,
+            loss_gain_error=error,
         )
 
 
@@ -141,19 +176,16 @@ class SearchSetup:
         loop.note(score_logits(logits, labels))
         return Start(loop, Evidence.of((head.held_out_logits, head.held_out_labels), (logits.cpu(), labels.cpu())))
 
-    def choose_schedule(self, loop: Loop, scratch: Loop) -> None:
+    def choose_schedule(self, start: Start, scratch: Start) -> None:
         """Give a source's loop the full schedule of a search from scratch, unless fine-tuning is enough for it.
 
         A source that knows the target already beats scratch clearly before any step, when both have nothing but their
         prototype heads. One that does not is only an initialisation, and cutting its search short would hurt: 6
         gentle epochs from a faint relative left a task at 43% which 14 from scratch bring to 81%.
         """
-        mine, theirs = loop.best, scratch.best
-        assert mine is not None
-        assert theirs is not None
-        error = 1.0 - theirs.accuracy
-        if mine.accuracy - theirs.accuracy < self.recipe.fine_tune_closing * error:
-            loop.replan(epochs=self.recipe.epochs, learning_rate=self.recipe.learning_rate)
+        theirs = scratch.evidence.accuracy
+        if start.evidence.accuracy - theirs < self.recipe.fine_tune_closing * (1.0 - theirs):
+            start.loop.replan(epochs=self.recipe.epochs, learning_rate=self.recipe.learning_rate)
 
     def bare_loop(self, *, warm: bool) -> Loop:
         """A loop around a freshly initialised supernet; `warm` decides its length and learning rate."""
@@ -191,74 +223,62 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
     """
     began = time.monotonic()
     recipe = setup.recipe
-    scratch = Contender("", 0.0, setup.prepare(None, "SCRATCH").loop)
+    fresh = setup.prepare(None, "SCRATCH")
+    scratch = Contender("", 0.0, fresh)
+    sources = []
+    for source in [source for source in candidates if source.is_skilled][: recipe.taste_candidates]:
+        start = setup.prepare(source.tensors, mode)
+        setup.choose_schedule(start, fresh)
+        sources.append(Contender(source.version, source.ot_distance, start))
+    winner = _compete(scratch, sources, recipe)
+    contenders = [*sources, scratch]
     unskilled = [
         Taste(source.version, source.ot_distance, (), (), (), chosen=False, reason=_UNSKILLED)
         for source in candidates
         if not source.is_skilled
     ]
-    skilled = [source for source in candidates if source.is_skilled][: recipe.taste_candidates]
-    sources = [Contender(s.version, s.ot_distance, setup.prepare(s.tensors, mode).loop) for s in skilled]
-    contenders = [scratch, *sources]
-    for contender in contenders:
-        assert contender.loop.best is not None
-        contender.steps.append(0)
-        contender.scores.append(contender.loop.best)
-    for source in sources:
-        setup.choose_schedule(source.loop, scratch.loop)
-    winner = _compete(scratch, sources, recipe, len(setup.data.val))
     decision = Decision(
         source=winner.version,
         transfer_mode=mode if winner.version else "SCRATCH",
         reason=winner.verdict,
         ot_distance=winner.ot_distance,
-        tastes=tuple(contender.to_taste(chosen=contender is winner) for contender in [*sources, scratch])
-        + tuple(unskilled),
+        tastes=(*(c.to_taste(scratch, chosen=c is winner) for c in contenders), *unskilled),
         taste_steps=sum(contender.loop.steps for contender in contenders),
         taste_seconds=time.monotonic() - began,
     )
     return winner.loop, decision
 
 
-def _compete(scratch: Contender, sources: list[Contender], recipe: Recipe, n_val: int) -> Contender:
-    """Both rounds, given the scores before training; the winner. Everyone gets a verdict."""
+def _compete(scratch: Contender, sources: Sequence[Contender], recipe: Recipe) -> Contender:
+    """Both rounds; the winner. Everyone gets a verdict."""
     if not sources:
         scratch.verdict = "scratch: no source has learnt its own task"
         return scratch
-    finalists = _best(sources, recipe.taste_finalists, n_val)
+    finalists = _best(sources, recipe.taste_finalists)
     for source in sources:
         if source not in finalists:
-            source.verdict = f"dropped before training: {_percent(source)} against {_percent(finalists[0])}"
+            source.verdict = f"dropped before training: {_compared(source, finalists[0])}"
     steps = 0
-    if 0.0 < _lead(finalists[0], scratch, recipe, n_val) < _CLEAR_LEAD:
+    if 0.0 < finalists[0].evidence.lead_over(scratch.evidence) < recipe.taste_clear:
         steps = _steps_each(recipe, scratch.loop.steps_per_epoch, len(finalists) + 1)
         for contender in [scratch, *finalists] if steps else []:
-            contender.loop.advance(steps)
-            contender.judge()
-    (best,) = _best(finalists, 1, n_val)
-    winner = best if _lead(best, scratch, recipe, n_val) >= 1.0 else scratch
+            contender.advance(steps)
+    (best,) = _best(finalists, 1)
+    winner = best if best.evidence.lead_over(scratch.evidence) >= recipe.taste_likely else scratch
     _explain(winner, scratch, finalists, steps)
     return winner
 
 
-def _best(contenders: Sequence[Contender], count: int, n_val: int) -> list[Contender]:
-    """The best by their best score. Among those that so few images cannot tell apart the nearer comes first: the
-    distance knows nothing of these images' luck."""
-    top = max(contender.best.accuracy for contender in contenders)
-    tied = top - 0.5 * _standard_error(top, n_val)
+def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
+    """Those with the least loss. Among those that so few images cannot tell from the very best the nearer comes first:
+    the distance knows nothing of these images' luck."""
+    top = max(contenders, key=lambda contender: contender.evidence.gain_over(contenders[0].evidence)[0])
 
-    def order(contender: Contender) -> tuple[float, float, float]:
-        score = contender.best
-        return (
-            (0.0, contender.ot_distance, score.loss) if score.accuracy >= tied else (1.0, -score.accuracy, score.loss)
-        )
+    def order(contender: Contender) -> tuple[bool, float]:
+        behind = top.evidence.lead_over(contender.evidence)
+        return (False, contender.ot_distance) if behind <= _TIED else (True, behind)
 
     return sorted(contenders, key=order)[:count]
-
-
-def _standard_error(accuracy: float, n: int) -> float:
-    """Of an accuracy measured on n images."""
-    return math.sqrt(accuracy * (1.0 - accuracy) / n)
 
 
 def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
@@ -266,37 +286,20 @@ def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
     return int(recipe.taste_share * recipe.epochs * steps_per_epoch / trials)
 
 
-def _lead(source: Contender, scratch: Contender, recipe: Recipe, n_val: int) -> float:
-    """By how many margins a source's accuracy beats scratch's; from 1 on it helps.
-
-    The margin is the largest of three: the recipe's, half the standard error of an accuracy on so many validation
-    images (half, since both are judged on the same images, and a wrong choice between near equals costs little: a
-    source that does not lead clearly gets the full schedule), and a share of scratch's error (where scratch is at 10%,
-    four points more are no knowledge of the task).
-    Near the ceiling accuracy has no room for a margin; there a much lower loss counts as one.
-    """
-    mine, theirs = source.best, scratch.best
-    margin = max(
-        recipe.taste_margin,
-        0.5 * _standard_error(theirs.accuracy, n_val),
-        recipe.taste_closing * (1.0 - theirs.accuracy),
-    )
-    lead = (mine.accuracy - theirs.accuracy) / margin
-    return 1.0 if 0.0 <= lead < 1.0 and mine.loss < _MUCH_LOWER * theirs.loss else lead
-
-
 def _explain(winner: Contender, scratch: Contender, finalists: Sequence[Contender], steps: int) -> None:
     """Give everyone a verdict in words."""
     after = f"after {steps} steps"
     for source in finalists:
-        comparison = f"{_percent(source)} against scratch's {_percent(scratch)} {after}"
-        source.verdict = f"chosen: {comparison}" if source is winner else f"not better enough: {comparison}"
+        comparison = f"{_compared(source, scratch)} {after}"
+        source.verdict = f"chosen: {comparison}" if source is winner else f"not clearly better: {comparison}"
     if winner is scratch:
-        rivals = ", ".join(_percent(source) for source in finalists)
-        scratch.verdict = f"scratch: {_percent(scratch)} {after}; no source helps (best: {rivals})"
+        scratch.verdict = f"scratch: no source helps {after}; best: {_compared(finalists[0], scratch)}"
     else:
-        scratch.verdict = f"beaten: {_percent(scratch)} against {_percent(winner)} {after}"
+        scratch.verdict = f"beaten by {_compared(winner, scratch)} {after}"
 
 
-def _percent(contender: Contender) -> str:
-    return f"{100 * contender.best.accuracy:.1f}%"
+def _compared(one: Contender, other: Contender) -> str:
+    """Two contenders in numbers, on the images that both are judged by."""
+    gain, error = one.evidence.gain_over(other.evidence)
+    accuracies = f"{100 * one.evidence.accuracy:.1f}% against {100 * other.evidence.accuracy:.1f}%"
+    return f"{accuracies}, loss {-gain:+.2f} ± {error:.2f}"

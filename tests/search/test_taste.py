@@ -78,8 +78,8 @@ def test_scratch_wins_over_a_worthless_source(sources, target, name):
 
 
 def test_a_close_race_is_trained_within_the_tastes_share_and_every_step_is_counted(sources, target):
-    """With so wide a margin nothing is clear before training."""
-    recipe = replace(RECIPE, taste_margin=0.9)
+    """With such demands nothing is clear before training, nor after."""
+    recipe = replace(RECIPE, taste_clear=1e9, taste_likely=1e9)
     decision = taste(target, list(sources.values()), recipe)
     full_search = recipe.epochs * round(len(target.train) / recipe.batch_size)
     assert sorted(t.steps for t in decision.tastes if t.steps) == [(0,), (0, 2), (0, 2)]

@@ -144,7 +144,7 @@ def test_calibrated_features_are_those_of_the_calibrated_network(eval_batch_size
     features, labels = calibrated_features(network, data, recipe)
     calibrate(network, data, recipe)
     expected, expected_labels = collect_features(network, data, data.train, recipe)
-    # A batch is normalised by its plain variance, the statistics keep the unbiased one. They differ by 1 / (N H W), here
-    # up to 1 / 128 in each of a dozen layers.
+    # A batch is normalised by its plain variance, the statistics keep the unbiased one. They differ by 1 / (N H W),
+    # here up to 1 / 128 in each of a dozen layers.
     assert (features - expected).norm() < 0.05 * expected.norm()
     assert torch.equal(labels, expected_labels)
