@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -275,15 +276,25 @@ class _Reporter(Listener):
 
 
 def choose_candidates(found: NearestSources, limit: int) -> list[SourceCandidate]:
-    """Which candidates are worth a taste: eligible ones, the best of each dataset, the task's own dataset first."""
+    """Which candidates are worth a taste: eligible ones, the best of each dataset, the task's own dataset first.
+
+    Then comes the nearest one, then those with the highest predicted gain, then the others by distance. Where the
+    registry predicts nothing, that is the order of distance. The nearest keeps its place against any prediction: it
+    costs one taste, and without it finished jobs could no longer tell whether the predictions are worth anything.
+    """
     best_of_dataset: dict[str, SourceCandidate] = {}
     for candidate in found.candidates:
         if candidate.eligible and candidate.compatible:
             best_of_dataset.setdefault(candidate.dataset, candidate)
-    ranked = sorted(
-        best_of_dataset.values(), key=lambda candidate: not candidate.same_dataset
-    )  # stable: keeps the rank
-    return ranked[:limit]
+    own = [candidate for candidate in best_of_dataset.values() if candidate.same_dataset]
+    others = [candidate for candidate in best_of_dataset.values() if not candidate.same_dataset]
+    others[1:] = sorted(others[1:], key=_by_predicted_gain)  # stable: keeps the rank
+    return [*own, *others][:limit]
+
+
+def _by_predicted_gain(candidate: SourceCandidate) -> float:
+    """Sorts the highest first, those without a prediction last."""
+    return math.inf if candidate.predicted_gain is None else -candidate.predicted_gain
 
 
 def device_name(device: str = "auto") -> str:

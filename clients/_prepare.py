@@ -75,15 +75,13 @@ def local_encoder(encoder: Encoder, weights: Path | None) -> LocalEncoder:
     return local
 
 
-def sketch_bytes(dataset: ImageDataset, encoder: Encoder, weights: Path | None) -> bytes:
-    """The serialised sketch of `dataset` for this registry."""
-    from search.similarity import make_sketch
+def sketch_bytes(dataset: ImageDataset, encoder: Encoder, weights: Path | None, *, moments_only: bool = False) -> bytes:
+    """The serialised sketch of `dataset` for this registry. Raises EncoderMismatch, and what `make_sketch` does."""
+    from search.similarity import DEFAULT_SKETCH_SIZE, make_sketch
 
     local = local_encoder(encoder, weights)
-    sketch = (
-        make_sketch(dataset, local, size=encoder.sketch_size) if encoder.sketch_size else make_sketch(dataset, local)
-    )
-    return sketch.to_bytes()
+    size = encoder.sketch_size or DEFAULT_SKETCH_SIZE
+    return make_sketch(dataset, local, size=size, moments_only=moments_only).to_bytes()
 
 
 def space_descriptor(space: Space | None) -> SpaceDescriptor | None:

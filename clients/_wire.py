@@ -23,6 +23,7 @@ from clients.convert import from_proto, to_proto
 from clients.resources import (
     AbandonOutcome,
     Dataset,
+    DatasetMap,
     Encoder,
     JobError,
     JobEvent,
@@ -136,6 +137,7 @@ def query_nearest_sources(
     search_space: SpaceDescriptor | None,
     min_index_sequence: int,
     include_class_coupling: bool,
+    explain: bool,
 ) -> Call[NearestSources]:
     request = datasets_pb2.QueryNearestSourcesRequest(
         top_k=top_k,
@@ -143,14 +145,29 @@ def query_nearest_sources(
         search_space=None if search_space is None else to_proto(search_space, common_pb2.SearchSpace),
         min_index_sequence=min_index_sequence,
         include_class_coupling=include_class_coupling,
+        explain=explain,
     )
+    _set_target(request, target)
+    return Call(DatasetServiceStub, "QueryNearestSources", request, _to(NearestSources))
+
+
+def map_datasets(target: str | bytes | None, max_datasets: int) -> Call[DatasetMap]:
+    request = datasets_pb2.MapDatasetsRequest(max_datasets=max_datasets)
+    if target is not None:
+        _set_target(request, target)
+    return Call(DatasetServiceStub, "MapDatasets", request, _to(DatasetMap))
+
+
+def _set_target(
+    request: datasets_pb2.QueryNearestSourcesRequest | datasets_pb2.MapDatasetsRequest, target: str | bytes
+) -> None:
+    """A serialised sketch, the blob that holds one, or a registered dataset."""
     if isinstance(target, bytes):
         request.sketch = target
     elif target.startswith("blobs/"):
         request.sketch_blob = target
     else:
         request.dataset = target
-    return Call(DatasetServiceStub, "QueryNearestSources", request, _to(NearestSources))
 
 
 # Supernets -----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from clients.registry_client import RegistryClient
 from clients.resources import (
     AbandonOutcome,
     Dataset,
+    DatasetMap,
     Encoder,
     JobError,
     JobEvent,
@@ -122,6 +123,7 @@ class AsyncRegistryClient:
         search_space: SpaceDescriptor | None = None,
         min_index_sequence: int = 0,
         include_class_coupling: bool = False,
+        explain: bool = False,
     ) -> NearestSources:
         call = _wire.query_nearest_sources(
             await self._inline_or_blob(target) if isinstance(target, bytes) else target,
@@ -130,8 +132,13 @@ class AsyncRegistryClient:
             search_space=search_space,
             min_index_sequence=min_index_sequence,
             include_class_coupling=include_class_coupling,
+            explain=explain,
         )
         return await self._connection.invoke(call)
+
+    async def map_datasets(self, target: str | bytes | None = None, *, max_datasets: int = 0) -> DatasetMap:
+        source = await self._inline_or_blob(target) if isinstance(target, bytes) else target
+        return await self._connection.invoke(_wire.map_datasets(source, max_datasets))
 
     # Supernets ---------------------------------------------------------------------------------------------------
 
@@ -261,14 +268,13 @@ class AsyncRegistryClient:
         *,
         upload_images: bool = True,
         retain_images: bool = False,
+        moments_only: bool = False,
         progress: Progress | None = None,
     ) -> Dataset:
         record = _prepare.dataset_record(dataset, retain_images=retain_images)
-        encoder = await self.get_encoder()
-        stored = await self._known_dataset(record.name, encoder)
+        stored = await self._known_dataset(record.name, await self.get_encoder())
         if stored is None:
-            sketch = await asyncio.to_thread(_prepare.sketch_bytes, dataset, encoder, self._encoder_weights)
-            stored = await self.create_dataset(record, sketch)
+            stored = await self.create_dataset(record, await self._sketch(dataset, moments_only=moments_only))
         images = None
         if upload_images and not stored.images_blob:
             data = await asyncio.to_thread(dataset.to_bytes)
@@ -286,17 +292,28 @@ class AsyncRegistryClient:
         shortlist_size: int = 0,
         search_space: Space | None = None,
         include_class_coupling: bool = False,
+        explain: bool = False,
+        moments_only: bool = False,
     ) -> NearestSources:
-        sketch = await asyncio.to_thread(
-            _prepare.sketch_bytes, dataset, await self.get_encoder(), self._encoder_weights
-        )
+        sketch = await self._sketch(dataset, moments_only=moments_only)
         return await self.query_nearest_sources(
             sketch,
             top_k=top_k,
             shortlist_size=shortlist_size,
             search_space=_prepare.space_descriptor(search_space),
             include_class_coupling=include_class_coupling,
+            explain=explain,
         )
+
+    async def dataset_map(
+        self, dataset: ImageDataset | str | None = None, *, max_datasets: int = 0, moments_only: bool = False
+    ) -> DatasetMap:
+        target: str | bytes | None
+        if dataset is None or isinstance(dataset, str):
+            target = dataset
+        else:
+            target = await self._sketch(dataset, moments_only=moments_only)
+        return await self.map_datasets(target, max_datasets=max_datasets)
 
     async def submit_search(
         self,
@@ -318,6 +335,7 @@ class AsyncRegistryClient:
         labels: Mapping[str, str] | None = None,
         here: bool = False,
         retain_images: bool = False,
+        moments_only: bool = False,
         request_id: str | None = None,
         progress: Progress | None = None,
     ) -> SearchJob:
@@ -334,7 +352,9 @@ class AsyncRegistryClient:
             taste_candidates=taste_candidates,
             here=here,
         )
-        registered = await self.register_dataset(dataset, upload_images=False, retain_images=retain_images)
+        registered = await self.register_dataset(
+            dataset, upload_images=False, retain_images=retain_images, moments_only=moments_only
+        )
         job = SearchJob(
             supernet=_prepare.supernet_name(name),
             dataset=registered.name,
@@ -350,6 +370,11 @@ class AsyncRegistryClient:
             # Only now: a job that exists already, or whose images the registry holds, needs no upload.
             await self.register_dataset(dataset, retain_images=retain_images, progress=progress)
             return await self.create_search_job(job, request_id=request_id)
+
+    async def _sketch(self, dataset: ImageDataset, *, moments_only: bool) -> bytes:
+        encoder = await self.get_encoder()
+        weights = self._encoder_weights
+        return await asyncio.to_thread(_prepare.sketch_bytes, dataset, encoder, weights, moments_only=moments_only)
 
     async def _known_dataset(self, name: str, encoder: Encoder) -> Dataset | None:
         """The stored dataset, unless it is unknown or was sketched by another encoder."""

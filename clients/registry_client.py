@@ -21,6 +21,7 @@ from clients.errors import ImagesMissing, NotFound, SupernetRegistryError
 from clients.resources import (
     AbandonOutcome,
     Dataset,
+    DatasetMap,
     Encoder,
     JobError,
     JobEvent,
@@ -134,6 +135,7 @@ class RegistryClient:
         search_space: SpaceDescriptor | None = None,
         min_index_sequence: int = 0,
         include_class_coupling: bool = False,
+        explain: bool = False,
     ) -> NearestSources:
         """Rank the stored versions as sources.
 
@@ -144,6 +146,7 @@ class RegistryClient:
             search_space: mark versions of other spaces as incompatible.
             min_index_sequence: wait until the index reflects this sequence (`Dataset.index_sequence`).
             include_class_coupling: also return the class coupling of every transport plan.
+            explain: also return what became of every shortlisted dataset.
         """
         call = _wire.query_nearest_sources(
             self._inline_or_blob(target) if isinstance(target, bytes) else target,
@@ -152,8 +155,21 @@ class RegistryClient:
             search_space=search_space,
             min_index_sequence=min_index_sequence,
             include_class_coupling=include_class_coupling,
+            explain=explain,
         )
         return self._connection.invoke(call)
+
+    def map_datasets(self, target: str | bytes | None = None, *, max_datasets: int = 0) -> DatasetMap:
+        """Place stored datasets on a plane, so that distances there resemble those of their embeddings.
+
+        Args:
+            target: a dataset to place among the others: registered (`datasets/{id}`), or a serialised sketch, which is
+                not stored. None: the stored datasets alone.
+            max_datasets: stored datasets, those nearest to the target, without one the newest; 0 for the server's
+                default, 500; at most 2000.
+        """
+        source = self._inline_or_blob(target) if isinstance(target, bytes) else target
+        return self._connection.invoke(_wire.map_datasets(source, max_datasets))
 
     # Supernets ---------------------------------------------------------------------------------------------------
 
@@ -309,6 +325,7 @@ class RegistryClient:
         *,
         upload_images: bool = True,
         retain_images: bool = False,
+        moments_only: bool = False,
         progress: Progress | None = None,
     ) -> Dataset:
         """Sketch a dataset here and register it; upload its images unless the registry holds them.
@@ -317,16 +334,18 @@ class RegistryClient:
             dataset: the images and labels.
             upload_images: False keeps the images on this machine; only the sketch travels.
             retain_images: ask the registry to keep the images when no job needs them any more.
+            moments_only: sketch class means and covariances, but no features of single images; needs a few images of
+                every class. Says nothing about the images themselves: see `upload_images`. A dataset that is known
+                keeps the sketch that it has.
             progress: called with (bytes sent, bytes in all) of the images.
 
-        Raises EncoderMismatch where this client cannot sketch for the registry, InvalidDataset.
+        Raises EncoderMismatch where this client cannot sketch for the registry, InvalidDataset, InvalidArgument where
+        a class is too small for `moments_only`.
         """
         record = _prepare.dataset_record(dataset, retain_images=retain_images)
-        encoder = self.get_encoder()
-        stored = self._known_dataset(record.name, encoder)
+        stored = self._known_dataset(record.name, self.get_encoder())
         if stored is None:
-            sketch = _prepare.sketch_bytes(dataset, encoder, self._encoder_weights)
-            stored = self.create_dataset(record, sketch)
+            stored = self.create_dataset(record, self._sketch(dataset, moments_only=moments_only))
         images = None
         if upload_images and not stored.images_blob:
             images = self.upload_blob(dataset.to_bytes(), progress=progress)
@@ -343,16 +362,39 @@ class RegistryClient:
         shortlist_size: int = 0,
         search_space: Space | None = None,
         include_class_coupling: bool = False,
+        explain: bool = False,
+        moments_only: bool = False,
     ) -> NearestSources:
-        """Rank the stored versions as sources for a dataset at hand; its sketch travels, and nothing is stored."""
-        sketch = _prepare.sketch_bytes(dataset, self.get_encoder(), self._encoder_weights)
+        """Rank the stored versions as sources for a dataset at hand; its sketch travels, and nothing is stored.
+
+        Arguments as `query_nearest_sources`, `moments_only` as `register_dataset`.
+        """
+        sketch = self._sketch(dataset, moments_only=moments_only)
         return self.query_nearest_sources(
             sketch,
             top_k=top_k,
             shortlist_size=shortlist_size,
             search_space=_prepare.space_descriptor(search_space),
             include_class_coupling=include_class_coupling,
+            explain=explain,
         )
+
+    def dataset_map(
+        self, dataset: ImageDataset | str | None = None, *, max_datasets: int = 0, moments_only: bool = False
+    ) -> DatasetMap:
+        """Place stored datasets on a plane, around one at hand whose sketch travels; nothing is stored.
+
+        Args:
+            dataset: images and labels, the name of a registered dataset, or None for the stored datasets alone.
+            max_datasets: see `map_datasets`.
+            moments_only: see `register_dataset`.
+        """
+        target: str | bytes | None
+        if dataset is None or isinstance(dataset, str):
+            target = dataset
+        else:
+            target = self._sketch(dataset, moments_only=moments_only)
+        return self.map_datasets(target, max_datasets=max_datasets)
 
     def submit_search(
         self,
@@ -374,6 +416,7 @@ class RegistryClient:
         labels: Mapping[str, str] | None = None,
         here: bool = False,
         retain_images: bool = False,
+        moments_only: bool = False,
         request_id: str | None = None,
         progress: Progress | None = None,
     ) -> SearchJob:
@@ -391,7 +434,7 @@ class RegistryClient:
             stream, stream_step: the task stream that the job belongs to, and its place in it.
             labels: free labels of the job.
             here: the caller will run the job itself (`clients.job_runner`); its images are not uploaded.
-            retain_images: see `register_dataset`.
+            retain_images, moments_only: see `register_dataset`.
             request_id: the same id and the same search return the same job; random if not given.
             progress: called with (bytes sent, bytes in all) of the images.
         """
@@ -408,7 +451,9 @@ class RegistryClient:
             taste_candidates=taste_candidates,
             here=here,
         )
-        registered = self.register_dataset(dataset, upload_images=False, retain_images=retain_images)
+        registered = self.register_dataset(
+            dataset, upload_images=False, retain_images=retain_images, moments_only=moments_only
+        )
         job = SearchJob(
             supernet=_prepare.supernet_name(name),
             dataset=registered.name,
@@ -424,6 +469,10 @@ class RegistryClient:
             # Only now: a job that exists already, or whose images the registry holds, needs no upload.
             self.register_dataset(dataset, retain_images=retain_images, progress=progress)
             return self.create_search_job(job, request_id=request_id)
+
+    def _sketch(self, dataset: ImageDataset, *, moments_only: bool) -> bytes:
+        encoder = self.get_encoder()
+        return _prepare.sketch_bytes(dataset, encoder, self._encoder_weights, moments_only=moments_only)
 
     def _known_dataset(self, name: str, encoder: Encoder) -> Dataset | None:
         """The stored dataset, unless it is unknown or was sketched by another encoder."""

@@ -17,6 +17,8 @@ __all__ = [
     "ClassCoupling",
     "Cost",
     "Dataset",
+    "DatasetMap",
+    "DatasetPoint",
     "Encoder",
     "EpochMetrics",
     "Executor",
@@ -34,6 +36,8 @@ __all__ = [
     "Reason",
     "SearchJob",
     "SearchSpec",
+    "ShortlistEntry",
+    "ShortlistOutcome",
     "SourceCandidate",
     "SourceDecision",
     "SourcePolicy",
@@ -99,6 +103,15 @@ class AbandonOutcome(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     REQUEUE = "REQUEUE"
+
+
+class ShortlistOutcome(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    CACHED = "CACHED"
+    COMPUTED = "COMPUTED"
+    PRUNED = "PRUNED"
+    LATE = "LATE"
+    UNUSABLE = "UNUSABLE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +191,17 @@ class SourceCandidate:
     eligible: bool = False
     reasons: tuple[Reason, ...] = ()
     class_coupling: ClassCoupling | None = None
+    predicted_gain: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortlistEntry:
+    dataset: str = ""
+    dataset_display_name: str = ""
+    embedding_distance: float = 0.0
+    lower_bound: float = 0.0
+    ot_distance: float | None = None
+    outcome: ShortlistOutcome = ShortlistOutcome.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +216,27 @@ class NearestSources:
     partial: bool = False
     shortlist_seconds: float = 0.0
     rerank_seconds: float = 0.0
+    shortlist: tuple[ShortlistEntry, ...] = ()
+    gain_model_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetPoint:
+    dataset: str = ""
+    display_name: str = ""
+    x: float = 0.0
+    y: float = 0.0
+    target: bool = False
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetMap:
+    """Datasets on a plane: message `MapDatasetsResponse`."""
+
+    points: tuple[DatasetPoint, ...] = ()
+    explained_share: float = 0.0
+    index_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +338,8 @@ class TasteResult:
     val_losses: tuple[float, ...] = ()
     chosen: bool = False
     reason: str = ""
+    loss_gain: float = 0.0
+    loss_gain_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

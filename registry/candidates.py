@@ -26,16 +26,18 @@ nothing stored is as near to it as stored datasets usually are to each other. An
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clients.resources import Dataset, Metrics, Reason, SourceCandidate, SpaceDescriptor, SupernetVersion
 from search.errors import InvalidArgument, SpaceMismatch
 from search.spaces import SearchSpace, check_compatible, family_of, space_from_fields
 
-__all__ = ["Measured", "judge_novelty", "quality_floor", "rank", "skip_share"]
+__all__ = ["Cutoff", "Measured", "candidates_of", "judge_novelty", "place", "quality_floor", "skip_share"]
 
 COLLAPSED_SHARE = 0.5
 """A genotype with a larger share of skip connections is called collapsed."""
@@ -54,29 +56,70 @@ class Measured:
     ot_converged: bool
     chance: float
     """Share of its largest class."""
+    moments_only: bool = False
+    """Whether its sketch or the target's holds no features of images, so that the distance is between moments."""
     versions: Sequence[SupernetVersion]
 
 
-def rank(measured: Sequence[Measured], *, space: SearchSpace | None, tie_band: float) -> tuple[SourceCandidate, ...]:
-    """Order the best versions of all measured datasets by OT distance, each with its reasons.
+def candidates_of(item: Measured, space: SearchSpace | None) -> list[SourceCandidate]:
+    """What one dataset has to offer, not yet compared with the others.
 
-    Of each dataset, the best version of every search space is a candidate; if a space was asked for, only the best
-    version of that space, or, where there is none, the best of all (marked as incompatible).
-
-    Args:
-        measured: datasets with distances, in any order.
-        space: the target's search space; None if every space will do.
-        tie_band: share of the nearest distance within which candidates tie.
+    The best version of every search space; if a space was asked for, only the best version of that space, or, where
+    there is none, the best of all (marked as incompatible).
     """
-    candidates = [candidate for item in measured for candidate in _candidates_of(item, space)]
-    candidates.sort(key=lambda candidate: (candidate.ot_distance, -candidate.quality, candidate.version))
+    candidates = [(_gated(item, version, space), _space_id(version.search_space)) for version in item.versions]
+    # Stable: `versions` come newest first, so of two equal ones the newer is kept.
+    candidates.sort(key=lambda pair: (not pair[0].eligible, not pair[0].compatible, -pair[0].quality))
+    if space is not None:
+        return [candidate for candidate, _ in candidates[:1]]
+    best: dict[str, SourceCandidate] = {}
+    for candidate, space_id in candidates:
+        best.setdefault(space_id, candidate)
+    return list(best.values())
+
+
+def place(candidates: Sequence[SourceCandidate], *, tie_band: float) -> tuple[SourceCandidate, ...]:
+    """Order the candidates of all datasets by OT distance, and say of each how it compares with the nearest."""
+    candidates = sorted(
+        candidates, key=lambda candidate: (candidate.ot_distance, -candidate.quality, candidate.version)
+    )
     nearest = next((candidate for candidate in candidates if candidate.eligible), None)
     if nearest is not None:
         candidates = [_placed(candidate, nearest, candidates, tie_band) for candidate in candidates]
     return tuple(candidates)
 
 
-def judge_novelty(candidates: Sequence[SourceCandidate], neighbour_distances: Sequence[float]) -> tuple[bool, str]:
+class Cutoff:
+    """The OT distance beyond which a dataset cannot change the answer to a query.
+
+    It can as long as it might be among the `top_k` candidates; be the nearest eligible one, to which all others are
+    compared and which novelty judges; or tie with that, which counts its rivals. The cutoff only ever falls.
+    """
+
+    def __init__(self, *, top_k: int, tie_band: float) -> None:
+        self._top_k = top_k
+        self._tie_band = tie_band
+        self._nearest: list[float] = []  # of the candidates so far, ascending, at most top_k
+        self._nearest_eligible = math.inf
+
+    @property
+    def distance(self) -> float:
+        """Infinite until `top_k` candidates and an eligible one are known."""
+        last = self._nearest[-1] if len(self._nearest) == self._top_k else math.inf
+        return max(last, self._nearest_eligible * (1.0 + self._tie_band))
+
+    def add(self, candidates: Sequence[SourceCandidate]) -> None:
+        """Take what a measured dataset offers into account."""
+        for candidate in candidates:
+            insort(self._nearest, candidate.ot_distance)
+            if candidate.eligible:
+                self._nearest_eligible = min(self._nearest_eligible, candidate.ot_distance)
+        del self._nearest[self._top_k :]
+
+
+def judge_novelty(
+    candidates: Sequence[SourceCandidate], neighbour_distances: Sequence[float] | NDArray[np.float64]
+) -> tuple[bool, str]:
     """Say whether the target has no near source, and why, with the numbers.
 
     Args:
@@ -127,18 +170,6 @@ def skip_share(version: SupernetVersion) -> float:
     return operations.count("skip_connect") / len(operations) if operations else 0.0
 
 
-def _candidates_of(item: Measured, space: SearchSpace | None) -> list[SourceCandidate]:
-    candidates = [(_gated(item, version, space), _space_id(version.search_space)) for version in item.versions]
-    # Stable: `versions` come newest first, so of two equal ones the newer is kept.
-    candidates.sort(key=lambda pair: (not pair[0].eligible, not pair[0].compatible, -pair[0].quality))
-    if space is not None:
-        return [candidate for candidate, _ in candidates[:1]]
-    best: dict[str, SourceCandidate] = {}
-    for candidate, space_id in candidates:
-        best.setdefault(space_id, candidate)
-    return list(best.values())
-
-
 def _gated(item: Measured, version: SupernetVersion, space: SearchSpace | None) -> SourceCandidate:
     """One version as a candidate, with everything that can be said without looking at the others."""
     quality = (version.metrics or Metrics()).val_accuracy
@@ -162,6 +193,9 @@ def _gated(item: Measured, version: SupernetVersion, space: SearchSpace | None) 
     if not item.ot_converged:
         message = "The transport solver did not prove optimality; the true distance is at most the one given."
         remarks.append(Reason(code="NOT_CONVERGED", message=message))
+    if item.moments_only:
+        message = "A sketch holds class moments only: the distance is between points drawn from Gaussians."
+        remarks.append(Reason(code="MOMENTS_ONLY", message=message))
     return SourceCandidate(
         version=version.name,
         dataset=item.dataset.name,

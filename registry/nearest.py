@@ -1,47 +1,73 @@
 """The nearest-source query: a FAISS shortlist over embeddings, re-ranked by exact optimal transport.
 
 The shortlist is cheap and approximate, the re-rank exact and a hundred times dearer; so exact distances are cached in
-the catalog by the digests of the two sketches, computed in parallel in a bounded pool, and given up one by one when
-the caller's deadline comes: the answer then says `partial`. What a distance means for a version (gates, ranks, ties,
-novelty) is in `registry.candidates`.
+the catalog by the digests of the two sketches; those that cannot change the answer are not computed
+(`registry.rerank`), the others in a bounded pool (`registry.transport_pool`), and given up one by one when the caller's
+deadline comes: the answer then says `partial`. What a distance means for a version (gates, ranks, ties, novelty) is in
+`registry.candidates`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clients.resources import ClassCoupling, Dataset, NearestSources, SourceCandidate, SupernetVersion
-from registry.candidates import Measured, judge_novelty, rank
+from registry.blobs import BlobStore
+from registry.candidates import Cutoff, judge_novelty, place
 from registry.catalog.datasets import Datasets
+from registry.catalog.distances import Distance, Pair
 from registry.index import EmbeddingIndex, Hit
-from search.errors import InvalidArgument, NotFound, SupernetRegistryError
-from search.similarity import Sketch, embed, otdd
+from registry.lru import LruCache
+from registry.neighbour_distances import NeighbourDistances
+from registry.rerank import Rerank, Shortlisted
+from registry.stored_sketches import StoredSketches
+from registry.transport_pool import TransportPool
+from search.errors import InvalidArgument, SupernetRegistryError
+from search.similarity import Sketch, embed
 from search.spaces import SearchSpace
 
-__all__ = ["NearestQuery", "SourceFinder"]
-
-T = TypeVar("T")
+__all__ = ["GainGuide", "NearestQuery", "SourceFinder"]
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_TOP_K = 5
 MOST_CANDIDATES = 100
 LARGEST_SHORTLIST = 256
-_CACHED_SKETCHES = 512
-"""Parsed sketches kept in memory, at most about 1 MB each."""
+_HITS_PER_SOURCE = 4
+"""Datasets taken from the index for each that is wanted, since some have no version yet."""
+_MOST_EMBEDDINGS = 4096
 _ANSWER_SECONDS = 0.1
 """Of the caller's time, kept back for ranking, the answer and its way."""
+
+VersionsByDataset = Mapping[str, Sequence[SupernetVersion]]
+
+
+class GainGuide(Protocol):
+    """Predicts what each candidate is worth, where the registry's own jobs have taught that. Thread-safe."""
+
+    @property
+    def reason(self) -> str:
+        """What is known of the predictions, in one sentence with its numbers: whether there are any, and why."""
+
+    def predict_gains(
+        self, candidates: Sequence[SourceCandidate], target: Sketch, datasets: Mapping[str, Dataset]
+    ) -> Mapping[str, float]:
+        """Gain in validation accuracy over scratch, by version name; without those that cannot be predicted.
+
+        Args:
+            candidates: ranked.
+            target: the query's sketch.
+            datasets: those of the candidates, by name.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +75,15 @@ class NearestQuery:
     """What to find sources for. Zero means the default."""
 
     sketch: Sketch
+    embedding: NDArray[np.float32] | None = None
+    """Of the sketch, shape (256,), if the caller has it."""
     top_k: int = 0
     shortlist_size: int = 0
     space: SearchSpace | None = None
     min_index_sequence: int = 0
     include_class_coupling: bool = False
+    explain: bool = False
+    """Whether to say what became of every shortlisted dataset."""
     deadline: float | None = None
     """`time.monotonic()` at which the caller stops listening."""
 
@@ -63,32 +93,44 @@ class SourceFinder:
 
     Args:
         datasets: the catalog's datasets.
+        store: where their sketches lie.
         index: embeddings of all datasets.
         shortlist_size: datasets to re-rank, unless the query says otherwise.
         tie_band: see `registry.candidates`.
-        threads: transport problems solved at the same time, over all queries.
+        pool: solves the transports; closed with the finder.
+        gains: fills `SourceCandidate.predicted_gain`; the ranking stays that of OT distance.
     """
 
     def __init__(
         self,
         datasets: Datasets,
+        store: BlobStore,
         index: EmbeddingIndex,
         *,
         shortlist_size: int,
         tie_band: float,
-        threads: int,
+        pool: TransportPool,
+        gains: GainGuide | None = None,
     ) -> None:
         self._datasets = datasets
         self._index = index
         self._shortlist_size = shortlist_size
         self._tie_band = tie_band
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="transport")
-        self._sketches: OrderedDict[str, Sketch] = OrderedDict()
-        self._sketches_lock = threading.Lock()
+        self._pool = pool
+        self._gains = gains
+        self._neighbours = NeighbourDistances(datasets)
+        self._sketches = StoredSketches(store)
+        self._embeddings: LruCache[str, NDArray[np.float32]] = LruCache(_MOST_EMBEDDINGS)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="distances")
+
+    def warm_up(self) -> None:
+        """Start in the background what the first query would otherwise wait for."""
+        self._pool.warm_up()
 
     def close(self) -> None:
-        """Drop what has not begun, wait for what runs."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drop what has not begun, stop what runs."""
+        self._pool.close()
+        self._writer.shutdown(wait=True)
 
     def find(self, query: NearestQuery) -> NearestSources:
         """Answer a query.
@@ -96,6 +138,7 @@ class SourceFinder:
         Raises:
             InvalidArgument: a number is out of range, or `min_index_sequence` was never issued.
             EncoderMismatch: the sketch is not of this registry's encoder.
+            Draining: the server is shutting down.
         """
         top_k = _in_range("top_k", query.top_k, MOST_CANDIDATES) or DEFAULT_TOP_K
         size = _in_range("shortlist_size", query.shortlist_size, LARGEST_SHORTLIST) or self._shortlist_size
@@ -105,25 +148,20 @@ class SourceFinder:
         sequence = self._index.catch_up(query.min_index_sequence)
 
         start = time.monotonic()
-        hits, versions = self._shortlist(query.sketch, max(size, top_k))
+        shortlist = self._shortlist(self._embedding(query), max(size, top_k))
         shortlisted = time.monotonic()
-        digest = query.sketch.digest
-        measured = self._in_parallel(
-            {hit.name: partial(self._measure, query.sketch, digest, hit, versions[hit.name]) for hit in hits}, deadline
-        )
-        found = [item for item in measured.values() if item is not None]
-        complete = len(measured) == len(hits)
-        ranked = rank(found, space=query.space, tie_band=self._tie_band)
-        candidates = ranked[:top_k]
+        rerank = self._rerank(query, shortlist, Cutoff(top_k=top_k, tie_band=self._tie_band), deadline)
+        ranked = place(rerank.candidates, tie_band=self._tie_band)
+        candidates, complete = ranked[:top_k], rerank.complete
         if ranked or complete:
-            novel, novelty_reason = judge_novelty(ranked, self._datasets.all_nearest_distances())
+            novel, novelty_reason = judge_novelty(ranked, self._neighbours.values())
         else:
             novel, novelty_reason = False, "The deadline came before the first distance was known."
         if query.include_class_coupling:
-            candidates, all_coupled = self._with_coupling(query.sketch, found, candidates, deadline)
-            complete = complete and all_coupled
+            complete = rerank.couple({candidate.dataset for candidate in candidates}) and complete
+            candidates = _with_coupling(candidates, shortlist)
         return NearestSources(
-            candidates=candidates,
+            candidates=self._with_gains(candidates, query.sketch, shortlist),
             novel=novel,
             novelty_reason=novelty_reason,
             index_sequence=sequence,
@@ -131,92 +169,95 @@ class SourceFinder:
             partial=not complete,
             shortlist_seconds=shortlisted - start,
             rerank_seconds=time.monotonic() - shortlisted,
+            shortlist=tuple(item.entry() for item in shortlist) if query.explain else (),
+            gain_model_reason=self._gains.reason if self._gains else "",
         )
 
-    def _shortlist(self, sketch: Sketch, size: int) -> tuple[list[Hit], Mapping[str, Sequence[SupernetVersion]]]:
+    def _embedding(self, query: NearestQuery) -> NDArray[np.float32]:
+        digest = query.sketch.digest
+        vector = self._embeddings.get(digest) if query.embedding is None else query.embedding
+        if vector is None:
+            vector = embed(query.sketch)
+        self._embeddings.put(digest, vector)
+        return vector
+
+    def _shortlist(self, vector: NDArray[np.float32], size: int) -> list[Shortlisted]:
         """The nearest datasets by embedding that have a version at all."""
-        vector = embed(sketch)
-        k = 4 * size
+        k = _HITS_PER_SOURCE * size
+        versions: dict[str, Sequence[SupernetVersion]] = {}
         while True:
             hits = self._index.search(vector, k)
-            versions = self._datasets.versions_on([hit.name for hit in hits])
-            sources = [hit for hit in hits if versions.get(hit.name)]
+            sources = self._with_versions(hits, size, versions)
             if len(sources) >= size or len(hits) < k:
-                return sources[:size], versions
-            k *= 4  # many datasets near the target have no version yet
+                break
+            k *= _HITS_PER_SOURCE  # many datasets near the target have no version yet
+        stored = self._datasets.get_many([hit.name for hit in sources])
+        return [Shortlisted(hit=hit, dataset=stored.get(hit.name), versions=versions[hit.name]) for hit in sources]
 
-    def _measure(
-        self, target: Sketch, target_digest: str, hit: Hit, versions: Sequence[SupernetVersion]
-    ) -> Measured | None:
-        """Exact distance of one stored dataset; None if it is unusable, which must not fail the query."""
-        try:
-            dataset = self._datasets.get(hit.name)
-            source = self._sketch(dataset)
-            known = self._datasets.cached_distance(target_digest, dataset.sketch_digest)
-            if known is None:
-                result = otdd(target, source)
-                known = result.distance, result.converged
-                self._datasets.store_distance(target_digest, dataset.sketch_digest, known[0], converged=known[1])
-        except NotFound:
-            return None  # deleted since the shortlist was made
-        except SupernetRegistryError as error:
-            _log.warning("%s is left out of a nearest-source query: %s", hit.name, error)
-            return None
-        distance, converged = known
-        return Measured(
-            dataset=dataset,
-            same_dataset=dataset.sketch_digest == target_digest,
-            embedding_distance=hit.distance,
-            ot_distance=distance,
-            ot_converged=converged,
-            chance=float(source.class_counts.max() / source.class_counts.sum()),
-            versions=versions,
+    def _with_versions(
+        self, hits: Sequence[Hit], size: int, versions: dict[str, Sequence[SupernetVersion]]
+    ) -> list[Hit]:
+        """The first `size` hits with a version; reads no more versions than it takes, and adds them to `versions`."""
+        sources: list[Hit] = []
+        start, step = 0, size
+        while len(sources) < size and start < len(hits):
+            some = hits[start : start + step]
+            versions.update(self._datasets.versions_on([hit.name for hit in some if hit.name not in versions]))
+            sources += [hit for hit in some if versions[hit.name]]
+            start, step = start + step, 2 * step
+        return sources[:size]
+
+    def _rerank(
+        self, query: NearestQuery, shortlist: list[Shortlisted], cutoff: Cutoff, deadline: float | None
+    ) -> Rerank:
+        digests = {item.dataset.sketch_digest for item in shortlist if item.dataset is not None}
+        rerank = Rerank(
+            query.sketch,
+            shortlist,
+            self._datasets.cached_distances(digests | {query.sketch.digest}),
+            cutoff=cutoff,
+            space=query.space,
+            sketches=self._sketches,
+            pool=self._pool,
+            deadline=deadline,
+            keep_late=self._keep,
         )
+        rerank.run()
+        if rerank.computed:
+            # In another thread, because a database that is busy for seconds must not cost the caller the answer.
+            concurrent.futures.wait([self._writer.submit(self._keep, rerank.computed)], timeout=_time_left(deadline))
+        return rerank
 
-    def _with_coupling(
-        self,
-        target: Sketch,
-        measured: Sequence[Measured],
-        candidates: Sequence[SourceCandidate],
-        deadline: float | None,
-    ) -> tuple[tuple[SourceCandidate, ...], bool]:
-        """Add class couplings to the ranked candidates, and say whether there was time for all of them."""
-        wanted = {candidate.dataset for candidate in candidates}
-        tasks = {
-            item.dataset.name: partial(self._coupling, target, item.dataset)
-            for item in measured
-            if item.dataset.name in wanted
-        }
-        couplings = self._in_parallel(tasks, deadline)
-        filled = tuple(replace(c, class_coupling=couplings.get(c.dataset)) for c in candidates)
-        return filled, len(couplings) == len(wanted)
+    def _keep(self, computed: Mapping[Pair, Distance]) -> None:
+        """Remember distances. Failing costs the next query the time to compute them again, and nothing else."""
+        try:
+            self._datasets.store_distances(computed)
+        except SupernetRegistryError as error:
+            _log.warning("%d distances are not remembered: %s", len(computed), error)
 
-    def _coupling(self, target: Sketch, dataset: Dataset) -> ClassCoupling:
-        mass = np.asarray(otdd(target, self._sketch(dataset)).class_coupling)  # (k_target, k_source)
-        return ClassCoupling(rows=mass.shape[0], columns=mass.shape[1], mass=tuple(mass.ravel().tolist()))
+    def _with_gains(
+        self, candidates: Sequence[SourceCandidate], target: Sketch, shortlist: Sequence[Shortlisted]
+    ) -> tuple[SourceCandidate, ...]:
+        if self._gains is None or not candidates:
+            return tuple(candidates)
+        datasets = {item.hit.name: item.dataset for item in shortlist if item.dataset is not None}
+        gains = self._gains.predict_gains(candidates, target, datasets)
+        return tuple(replace(candidate, predicted_gain=gains.get(candidate.version)) for candidate in candidates)
 
-    def _in_parallel(self, tasks: Mapping[str, Callable[[], T]], deadline: float | None) -> dict[str, T]:
-        """Results of the tasks that ended before the deadline. Those running go on and warm the cache."""
-        futures: dict[str, Future[T]] = {name: self._pool.submit(task) for name, task in tasks.items()}
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        done, late = concurrent.futures.wait(futures.values(), timeout=timeout)
-        for future in late:
-            future.cancel()
-        return {name: future.result() for name, future in futures.items() if future in done}
 
-    def _sketch(self, dataset: Dataset) -> Sketch:
-        """A stored sketch, parsed; the most recently used ones stay in memory."""
-        digest = dataset.sketch_digest
-        with self._sketches_lock:
-            if digest in self._sketches:
-                self._sketches.move_to_end(digest)
-                return self._sketches[digest]
-        sketch = Sketch.from_bytes(self._datasets.sketch_bytes(dataset.name))
-        with self._sketches_lock:
-            self._sketches[digest] = sketch
-            while len(self._sketches) > _CACHED_SKETCHES:
-                self._sketches.popitem(last=False)
-        return sketch
+def _with_coupling(
+    candidates: Sequence[SourceCandidate], shortlist: Sequence[Shortlisted]
+) -> tuple[SourceCandidate, ...]:
+    couplings = {
+        item.hit.name: ClassCoupling(rows=mass.shape[0], columns=mass.shape[1], mass=tuple(mass.ravel().tolist()))
+        for item in shortlist
+        if (mass := item.class_coupling) is not None
+    }
+    return tuple(replace(candidate, class_coupling=couplings.get(candidate.dataset)) for candidate in candidates)
+
+
+def _time_left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _in_range(field: str, value: int, largest: int) -> int:

@@ -167,6 +167,8 @@ distances = sa.Table(
     sa.Column("transport", sa.String(32), primary_key=True),
     sa.Column("distance", sa.Double, nullable=False),
     sa.Column("converged", sa.Boolean, nullable=False),
+    # Of the transaction that wrote the row, so that whoever keeps an extract in memory reads only what is new.
+    sa.Column("sequence", sa.BigInteger, nullable=False, index=True, server_default="0"),
 )
 
 supernets = sa.Table(

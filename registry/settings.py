@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     tie_band: Share = 0.04
     """Candidates whose OT distance is within this share of the nearest one's are called tied."""
 
+    transport_processes: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Processes that solve exact transports, about 100 MB each; 0 solves them in the server, one at a time. None for
+    one a core, at most 8, and 0 where there is one core only."""
+
     # Jobs
     lease_seconds: PositiveFloat = 30.0
     """A worker that has not renewed its lease for so long is taken for dead; workers renew every third of it."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import files, jobs, reading, searching, streaming
+from clients.cli import comparing, files, jobs, lineages, reading, searching, streaming
 from clients.cli.connection import Server
 
 __all__ = ["app"]
@@ -89,11 +89,12 @@ def options(
 
 for _name, _command in (
     ("search", searching.search),
-    ("nearest", searching.nearest),
+    ("nearest", comparing.nearest),
+    ("map", comparing.map_datasets),
     ("stream", streaming.stream),
     ("list", reading.list_resources),
     ("show", reading.show),
-    ("lineage", reading.lineage),
+    ("lineage", lineages.lineage),
     ("jobs", jobs.jobs),
     ("watch", jobs.watch),
     ("cancel", jobs.cancel),

@@ -26,6 +26,7 @@ __all__ = [
     "Epochs",
     "HeadPool",
     "Here",
+    "MomentsOnly",
     "Patience",
     "Resolution",
     "RetainImages",
@@ -36,6 +37,7 @@ __all__ = [
     "TasteCandidates",
     "TasteShare",
     "TransferModeOption",
+    "plot_option",
     "resolve_source",
     "search_space",
 ]
@@ -115,6 +117,16 @@ RetainImages = Annotated[
         rich_help_panel=_PLACE_PANEL,
     ),
 ]
+
+MomentsOnly = Annotated[
+    bool,
+    typer.Option("--moments-only", help="Send class means and covariances, but no sampled features."),
+]
+
+
+def plot_option(help_text: str) -> object:
+    """The option `--plot FILE` of a command that can draw its result."""
+    return typer.Option("--plot", metavar="FILE", help=help_text)
 
 
 def search_space(family: str | None, overrides: Mapping[str, int]) -> SearchSpace | None:

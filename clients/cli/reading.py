@@ -1,4 +1,4 @@
-"""`list`, `show` and `lineage`: looking around."""
+"""`list` and `show`: looking around."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ import typer
 
 from clients.cli import names, output
 from clients.cli.connection import connect
-from clients.cli.options import AsJson
-from clients.resources import Cost, Dataset, Lineage, Metrics, ParentRole, SearchJob, Supernet, SupernetVersion
+from clients.cli.lineages import ot_distances, source_of
+from clients.cli.options import AsJson, plot_option
+from clients.cli.tastes import print_tastes
+from clients.resources import (
+    Cost,
+    Dataset,
+    Metrics,
+    ParentRole,
+    SearchJob,
+    SourceDecision,
+    Supernet,
+    SupernetVersion,
+)
 from search.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
 
-__all__ = ["lineage", "list_resources", "ot_distances", "show"]
+__all__ = ["dataset_called", "list_resources", "show"]
 
 
 class Kind(StrEnum):
@@ -99,15 +110,11 @@ def _version_row(version: SupernetVersion) -> tuple[str, ...]:
     return (
         output.short(version.name) + (" *" if version.head else ""),
         version.dataset_display_name,
-        output.short(_source(version)) or "scratch",
+        output.short(source_of(version)) or "scratch",
         output.percent(metrics.test_accuracy),
         output.percent(metrics.child_test_accuracy) if version.child_blob else "",
         str(cost.search_steps + cost.taste_steps),
     )
-
-
-def _source(version: SupernetVersion) -> str:
-    return next((parent.version for parent in version.parents if parent.role is ParentRole.SOURCE), "")
 
 
 def _list_datasets(datasets: list[Dataset], *, as_json: bool) -> None:
@@ -138,6 +145,9 @@ def show(
         typer.Argument(metavar="RESOURCE", help="`x`, `x/3`, `searchJobs/ID` or `datasets/ID`.", show_default=False),
     ],
     *,
+    plot: Annotated[
+        Path | None, plot_option("Of a job: also draw the curves of its taste into this .png or .svg file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one supernet, version, job or dataset with all that is known about it.
@@ -148,6 +158,8 @@ def show(
 
         supernet-registry show digits/2
 
+        supernet-registry show searchJobs/1f0c9a3e --plot taste.png
+
         supernet-registry show searchJobs/1f0c9a3e --json
     """
     kind, name = names.parse(resource)
@@ -156,12 +168,36 @@ def show(
         distances = {}
         if isinstance(found, SupernetVersion) and not as_json:
             distances = ot_distances(client, [found])
+    drawn = _draw_tastes(found, plot) if plot is not None else None
     if as_json:
-        output.print_json(found)
+        output.print_json({**output.plain(found), "plot": str(drawn)} if drawn else found)
     elif isinstance(found, SupernetVersion):
         output.print_fields(_version_fields(found, distances), title=found.name)
     else:
         output.print_fields(_fields(found), title=found.name)
+        if isinstance(found, SearchJob):
+            print_tastes(found.decision)
+
+
+def _draw_tastes(found: Any, path: Path) -> Path:
+    from clients.plots import taste_curves
+
+    if not isinstance(found, SearchJob):
+        raise InvalidArgument(f"{found.name} is no job.", remedy="Only jobs have a taste to draw.", field="plot")
+    decision = found.decision or SourceDecision()
+    title = f"Taste of {output.short(found.name)} on {found.dataset_display_name}"
+    drawn = taste_curves(decision, path, title=title)
+    output.say(f"Drawn into {drawn}.")
+    return drawn
+
+
+def dataset_called(client: RegistryClient, text: str) -> Dataset:
+    """The dataset that `datasets/ID` names; the beginning of the id will do. Raises NotFound, InvalidArgument."""
+    kind, name = names.parse(text, field="dataset")
+    if kind != "dataset":
+        raise InvalidArgument(f"{text!r} is not a dataset.", remedy="Give `datasets/ID`.", field="dataset")
+    found: Dataset = _find(client, kind, name, explicit=True)
+    return found
 
 
 def _find(client: RegistryClient, kind: str, name: str, *, explicit: bool) -> Any:
@@ -187,10 +223,12 @@ def _find(client: RegistryClient, kind: str, name: str, *, explicit: bool) -> An
 
 
 def _fields(resource: Supernet | SearchJob | Dataset) -> list[tuple[str, str]]:
-    """Every field that says something, nested ones with their path."""
+    """Every field that says something, nested ones with their path; not the taste, which has a table of its own."""
     fields: list[tuple[str, str]] = []
 
     def walk(prefix: str, value: Any) -> None:
+        if prefix == "decision.tastes":
+            return
         if isinstance(value, Mapping):
             for key, item in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), item)
@@ -205,7 +243,7 @@ def _fields(resource: Supernet | SearchJob | Dataset) -> list[tuple[str, str]]:
 
 def _version_fields(version: SupernetVersion, distances: Mapping[str, float]) -> list[tuple[str, str]]:
     metrics, cost = version.metrics or Metrics(), version.cost or Cost()
-    source = output.short(_source(version)) or "scratch"
+    source = output.short(source_of(version)) or "scratch"
     if version.name in distances:
         source += f" (OT distance {output.number(distances[version.name])})"
     previous = next((p.version for p in version.parents if p.role is ParentRole.PREVIOUS_HEAD), "")
@@ -236,81 +274,3 @@ def _version_fields(version: SupernetVersion, distances: Mapping[str, float]) ->
         ("job", version.job),
         ("created", output.when(version.create_time)),
     ]
-
-
-def lineage(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A supernet `x` or a version `x/3`.", show_default=False)],
-    *,
-    depth: Annotated[int, typer.Option(min=0, max=100, help="Generations each way; 0: the server's 20.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the lineage into this .png or .svg file.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what a supernet descends from and what descends from it.
-
-    Examples:
-
-        supernet-registry lineage digits
-
-        supernet-registry lineage digits --plot lineage.svg
-    """
-    kind, full = names.parse(name, field="name")
-    if kind == "version" and full.endswith("/head"):
-        full = full.removesuffix("/versions/head")
-    with connect(context) as client:
-        found = client.query_lineage(full, depth=depth)
-        distances = ot_distances(client, found.versions)
-    if plot is not None:
-        from clients.plots import lineage_picture
-
-        lineage_picture(found, plot, distances=distances, title=f"Lineage of {output.short(full)}")
-        output.say(f"Drawn into {plot}.")
-    if as_json:
-        output.print_json({**output.plain(found), "ot_distances": distances, "plot": str(plot) if plot else None})
-    elif found.versions:
-        output.console().print(_tree(found, distances))
-    else:
-        output.say(f"{full} has no versions yet.")
-
-
-def ot_distances(client: RegistryClient, versions: Iterable[SupernetVersion]) -> dict[str, float]:
-    """OT distance between a version's dataset and its source's, for the versions that have a source."""
-    distances = {}
-    for version in versions:
-        if _source(version) and version.job:
-            try:
-                decision = client.get_search_job(version.job).decision
-            except NotFound:  # pruned: the version outlives its job
-                continue
-            if decision is not None:
-                distances[version.name] = decision.ot_distance
-    return distances
-
-
-def _tree(lineage: Lineage, distances: Mapping[str, float]) -> Any:
-    """The lineage as a tree by sources (else by previous heads), oldest first."""
-    from rich.text import Text
-    from rich.tree import Tree
-
-    known = {version.name for version in lineage.versions}
-    main: dict[str, str] = {}
-    for role in (ParentRole.PREVIOUS_HEAD, ParentRole.SOURCE):
-        for edge in lineage.edges:
-            if edge.parent is not None and edge.parent.role is role and edge.parent.version in known:
-                main[edge.child] = edge.parent.version
-    root = Tree("", hide_root=True)
-    branches: dict[str, Tree] = {}
-    waiting = list(lineage.versions)
-    while waiting:
-        ready = [v for v in waiting if v.name not in main or main[v.name] in branches]
-        for version in ready or waiting:  # `or`: a cycle cannot occur, but must not hang us
-            metrics = version.metrics or Metrics()
-            text = Text(output.short(version.name), style="bold" if version.head else "")
-            text.append(f"  {version.dataset_display_name}, supernet {output.percent(metrics.test_accuracy)}", style="")
-            if version.child_blob:
-                text.append(f", child {output.percent(metrics.child_test_accuracy)}")
-            if version.name in distances:
-                text.append(f"  (OT {output.number(distances[version.name])})", style="cyan")
-            branches[version.name] = branches.get(main.get(version.name, ""), root).add(text)
-        waiting = [v for v in waiting if v.name not in branches]
-    return root

@@ -1,4 +1,4 @@
-"""`search` and `nearest`: what a user does with one dataset."""
+"""`search`: an architecture for one dataset."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clients.cli.options import (
     Epochs,
     HeadPool,
     Here,
+    MomentsOnly,
     Patience,
     Resolution,
     RetainImages,
@@ -34,6 +35,7 @@ from clients.cli.options import (
     search_space,
 )
 from clients.cli.running import Interrupted
+from clients.cli.tastes import print_tastes
 from clients.resources import Cost, JobState, Metrics, SearchJob, SourceDecision, SupernetVersion, TransferMode
 from search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
     from search.tasks import ImageDataset
 
-__all__ = ["failure", "load", "nearest", "result_of", "search"]
+__all__ = ["failure", "load", "result_of", "search"]
 
 
 def load(path: Path) -> ImageDataset:
@@ -81,6 +83,7 @@ def search(
     here: Here = False,
     device: Device = "auto",
     retain_images: RetainImages = False,
+    moments_only: MomentsOnly = False,
     request_id: Annotated[
         str | None,
         typer.Option(help="UUID of this request: sent again, it finds the same job instead of queueing a second one."),
@@ -136,6 +139,7 @@ def search(
                 stream=stream,
                 here=here,
                 retain_images=retain_images,
+                moments_only=moments_only,
                 request_id=request_id,
                 progress=progress,
             )
@@ -260,6 +264,7 @@ def print_result(job: SearchJob, version: SupernetVersion, *, as_json: bool, war
             ("genotype", result["genotype"]),
         ]
     )
+    print_tastes(job.decision)
 
 
 def _print_submitted(job: SearchJob, *, as_json: bool) -> None:
@@ -267,54 +272,3 @@ def _print_submitted(job: SearchJob, *, as_json: bool) -> None:
         output.print_json({"job": job.name, "state": job.state.value, "supernet": job.supernet, "dataset": job.dataset})
     else:
         output.say(f"Follow it: supernet-registry watch {output.short(job.name)}")
-
-
-def nearest(
-    context: typer.Context,
-    dataset: DatasetPath,
-    *,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, max=100, help="Candidates; 0: the server's 5.")] = 0,
-    shortlist: Annotated[int, typer.Option(min=0, max=256, help="Datasets to re-rank; 0: the server's choice.")] = 0,
-    space: Space = None,
-    as_json: AsJson = False,
-) -> None:
-    """Rank the stored supernets as sources for DATASET by optimal-transport distance.
-
-    Only a sketch of the dataset travels, and nothing is stored. With --space, versions of other search spaces are
-    marked as incompatible.
-
-    Examples:
-
-        supernet-registry nearest digits.npz
-
-        supernet-registry nearest photos/ --json | jq '.candidates[0].supernet'
-    """
-    data = load(dataset)
-    with connect(context) as client:
-        found = client.nearest(data, top_k=top_k, shortlist_size=shortlist, search_space=search_space(space, {}))
-    candidates = [
-        {"supernet": c.version.partition("/versions/")[0].removeprefix("supernets/"), **output.plain(c)}
-        for c in found.candidates
-    ]
-    if as_json:
-        output.print_json({**output.plain(found), "candidates": candidates, "target": data.name})
-        return
-    output.print_table(
-        ["!version", "~dataset", ">OT", ">embedding", ">quality", "verdict"],
-        [
-            (
-                output.short(c.version),
-                c.dataset_display_name,
-                output.number(c.ot_distance),
-                output.number(c.embedding_distance),
-                output.percent(c.quality),
-                ("" if c.eligible else "not eligible: ") + (c.reasons[0].message if c.reasons else "usable"),
-            )
-            for c in found.candidates
-        ],
-        empty="The registry holds no supernets yet.",
-    )
-    if found.novelty_reason:
-        output.say(("Novel: " if found.novel else "Not novel: ") + found.novelty_reason)
-    if found.partial:
-        output.say("The deadline cut the ranking short; raise --timeout for the whole of it.", style="yellow")

@@ -149,7 +149,7 @@ def open_stream(name: str, tasks: Path, streams: Path | None) -> TaskStream:
 def draw_stream(client: RegistryClient, result: StreamResult, folder: Path) -> list[Path]:
     """Draw summary, learning curves, accuracy matrix, lineage and each task's cell into `folder`; the files' paths."""
     from clients import plots
-    from clients.cli.reading import ot_distances
+    from clients.cli.lineages import ot_distances
     from clients.resources import Lineage
     from search.drawing import draw_cells
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,42 +16,28 @@ from registry.catalog.blobs import Blobs, release
 from registry.catalog.checks import check_text
 from registry.catalog.dataset_checks import check_dataset_draft, check_embedding, check_images, read_sketch
 from registry.catalog.distances import DistanceCache
+from registry.catalog.embeddings import StoredEmbeddings, to_bytes
 from registry.catalog.idempotency import body_digest, check_request_id, remembered
 from registry.catalog.paging import read_page
 from registry.catalog.records import check_etag, etag, next_count
 from registry.catalog.versions import batches, select_versions, to_versions
 from registry.clock import Clock
 from registry.database import run_write, transaction
-from registry.schema import counters, dataset_tombstones, datasets, jobs, versions
+from registry.schema import dataset_tombstones, datasets, jobs, versions
 from search.errors import StillReferenced
 
-__all__ = ["Datasets", "IndexRow"]
+__all__ = ["Datasets"]
 
 DatasetPage: TypeAlias = tuple[list[Dataset], str]
 VersionsByDataset: TypeAlias = dict[str, list[SupernetVersion]]
 
-_LITTLE_ENDIAN = np.dtype("<f4")
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class IndexRow:
-    """One change for the vector index; a later row of the same `row_id` replaces an earlier one."""
-
-    sequence: int
-    row_id: int
-    name: str
-    embedding: NDArray[np.float32] | None  # None: deleted
-    embedding_id: str
-
-
-IndexRows: TypeAlias = list[IndexRow]
-
-
-class Datasets(DistanceCache):
+class Datasets(DistanceCache, StoredEmbeddings):
     """DatasetService's calls, and what nearest-source queries read."""
 
     def __init__(self, engine: sa.Engine, blobs: Blobs, clock: Clock) -> None:
-        super().__init__(engine)
+        DistanceCache.__init__(self, engine)
+        StoredEmbeddings.__init__(self, engine)
         self._blobs = blobs
         self._clock = clock
 
@@ -92,7 +77,7 @@ class Datasets(DistanceCache):
         derived = {
             "encoder_id": parsed.encoder_id,
             "sketch_sha256": sketch_sha256,
-            "embedding": vector.astype(_LITTLE_ENDIAN).tobytes(),
+            "embedding": to_bytes(vector),
             "embedding_id": embedding_id,
             "class_count": parsed.n_classes,
             "train_count": draft.train_count,
@@ -124,6 +109,15 @@ class Datasets(DistanceCache):
     def get(self, name: str) -> Dataset:
         """One dataset. Raises NotFound, InvalidArgument."""
         return _to_dataset(self._row(name))
+
+    def get_many(self, dataset_names: Iterable[str]) -> dict[str, Dataset]:
+        """Datasets by name, without those that do not exist. Raises InvalidArgument."""
+        result: dict[str, Dataset] = {}
+        with transaction(self._engine, write=False) as connection:
+            for batch in batches(names.dataset_id(name) for name in dataset_names):
+                for row in connection.execute(datasets.select().where(datasets.c.id.in_(batch))):
+                    result[names.dataset_name(row.id)] = _to_dataset(row)
+        return result
 
     def list(self, *, page_size: int = 0, page_token: str = "") -> DatasetPage:
         """One page of datasets, newest first, and the next page's token. Raises InvalidArgument, InvalidPageToken."""
@@ -201,39 +195,6 @@ class Datasets(DistanceCache):
     def sketch_bytes(self, name: str) -> bytes:
         """The serialised sketch. Raises NotFound, InvalidArgument, BlobCorrupt."""
         return self._blobs.read(names.blob_name(self._row(name).sketch_sha256))
-
-    def index_rows(self, after_sequence: int = 0) -> IndexRows:
-        """What changed for the index after a sequence, ascending."""
-        live = sa.select(
-            datasets.c.index_sequence,
-            datasets.c.row_id,
-            datasets.c.id,
-            datasets.c.embedding,
-            datasets.c.embedding_id,
-        ).where(datasets.c.index_sequence > after_sequence)
-        gone = sa.select(dataset_tombstones).where(dataset_tombstones.c.index_sequence > after_sequence)
-        with transaction(self._engine, write=False) as connection:
-            rows = [
-                IndexRow(
-                    row.index_sequence,
-                    row.row_id,
-                    names.dataset_name(row.id),
-                    np.frombuffer(row.embedding, dtype=_LITTLE_ENDIAN).astype(np.float32),
-                    row.embedding_id,
-                )
-                for row in connection.execute(live)
-            ]
-            rows += [
-                IndexRow(row.index_sequence, row.dataset_row, names.dataset_name(row.dataset_id), None, "")
-                for row in connection.execute(gone)
-            ]
-        return sorted(rows, key=lambda row: row.sequence)
-
-    def latest_sequence(self) -> int:
-        """The index sequence that a complete index has now."""
-        with transaction(self._engine, write=False) as connection:
-            statement = sa.select(counters.c.value).where(counters.c.name == "index")
-            return int(connection.execute(statement).scalar_one())
 
     def versions_on(self, dataset_names: Iterable[str]) -> VersionsByDataset:
         """Versions searched on each dataset, newest first; an empty list where there are none (or no dataset)."""

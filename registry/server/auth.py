@@ -56,6 +56,7 @@ _ROLES_BY_SERVICE: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "UpdateDataset": _WRITE,
         "DeleteDataset": _ADMINISTER,
         "QueryNearestSources": _READ,
+        "MapDatasets": _READ,
     },
     "supernet_registry.v1.SupernetService": {
         "CreateSupernet": _WRITE,

@@ -1,10 +1,16 @@
-"""What the server does by itself: take jobs from dead workers, sweep, and look for what other servers committed."""
+"""What the server does by itself.
+
+It takes jobs from dead workers, sweeps, looks for what other servers committed, rebuilds a large index, and embeds
+anew what another release has embedded.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from registry.server.core import Registry
 from registry.server.notifier import QUEUE, Notifier
@@ -15,7 +21,10 @@ __all__ = ["background_tasks"]
 _log = logging.getLogger(__name__)
 
 _INDEX_SECONDS = 5.0
-"""Pause between two looks for datasets that another server on the same database registered."""
+"""Pause between two looks for datasets that another server on the same database registered, and for a due rebuild."""
+
+_RENEW_SECONDS = 1.0
+"""Pause between two looks for embeddings of another release; a look without work costs nothing."""
 
 
 def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> list[asyncio.Task[None]]:
@@ -34,13 +43,32 @@ def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> li
     async def catch_up() -> None:
         await pools.fast(registry.index.catch_up)
 
+    async def rebuild() -> None:
+        await _interruptible(pools.slow, registry.index.rebuild_if_due)
+
+    async def renew() -> None:
+        while registry.embeddings.pending:
+            await _interruptible(pools.slow, registry.embeddings.renew_batch)
+            await pools.fast(registry.index.catch_up)
+
     # A quarter of a lease: a dead worker's job waits at most that much longer.
     chores = (
         (expire, settings.lease_seconds / 4),
         (sweep, settings.sweep_interval_seconds),
         (catch_up, _INDEX_SECONDS),
+        (rebuild, _INDEX_SECONDS),
+        (renew, _RENEW_SECONDS),
     )
     return [asyncio.create_task(_repeat(chore, pause), name=chore.__name__) for chore, pause in chores]
+
+
+async def _interruptible(run: Callable[..., Awaitable[Any]], function: Callable[[Callable[[], bool]], object]) -> None:
+    """Run a long function in a pool; it is asked to stop when the chore is cancelled, so that the server can stop."""
+    stop = threading.Event()
+    try:
+        await run(function, stop.is_set)
+    finally:
+        stop.set()
 
 
 async def _repeat(chore: Callable[[], Awaitable[None]], pause_s: float) -> None:

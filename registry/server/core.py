@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from clients.resources import Encoder
 from registry.catalog import Catalog
-from registry.catalog.datasets import IndexRow
 from registry.index import EmbeddingIndex
 from registry.nearest import SourceFinder
+from registry.reembedding import CurrentEmbeddings
 from registry.settings import Settings
+from registry.transport_pool import TransportPool, default_processes
 from search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument
 from search.similarity import DEFAULT_SKETCH_SIZE, EMBEDDING_DIMENSION, Sketch, embedding_id, load_encoder
 
@@ -30,6 +28,7 @@ class Registry:
     catalog: Catalog
     encoder: Encoder
     embedding_id: str
+    embeddings: CurrentEmbeddings
     index: EmbeddingIndex
     finder: SourceFinder
 
@@ -47,20 +46,23 @@ class Registry:
             adopted = catalog.leases.readopt()
             if adopted:
                 _log.info("%d running jobs keep their leases", adopted)
-            embedding = embedding_id(encoder.encoder_id, encoder.dimension)
-            index = EmbeddingIndex(EMBEDDING_DIMENSION, functools.partial(_comparable_rows, catalog, embedding))
+            current_id = embedding_id(encoder.encoder_id, encoder.dimension)
+            embeddings = CurrentEmbeddings(catalog.datasets, encoder_id=encoder.encoder_id, embedding_id=current_id)
+            index = EmbeddingIndex(EMBEDDING_DIMENSION, embeddings.changes)
             index.catch_up()
+            processes = settings.transport_processes
             finder = SourceFinder(
                 catalog.datasets,
+                catalog.blobs.store,
                 index,
                 shortlist_size=settings.shortlist_size,
                 tie_band=settings.tie_band,
-                threads=os.cpu_count() or 1,
+                pool=TransportPool(default_processes() if processes is None else processes),
             )
         except BaseException:
             catalog.close()
             raise
-        return cls(settings, catalog, encoder, embedding, index, finder)
+        return cls(settings, catalog, encoder, current_id, embeddings, index, finder)
 
     def close(self) -> None:
         """Stop computing and close the database."""
@@ -125,12 +127,3 @@ def resolve_encoder(settings: Settings) -> Encoder:
             remedy="Use the release that the registry was filled with, or leave encoder_id out.",
         )
     return replace(described, encoder_id=encoder.id, dimension=encoder.dimension)
-
-
-def _comparable_rows(catalog: Catalog, embedding: str, after_sequence: int) -> Sequence[IndexRow]:
-    """Read the catalog's changes; embeddings of another encoder or reference measure count as absent."""
-    rows = catalog.datasets.index_rows(after_sequence)
-    other = [row.name for row in rows if row.embedding is not None and row.embedding_id != embedding]
-    if other:
-        _log.warning("%d datasets were embedded for another encoder and are not compared: %s", len(other), other[:5])
-    return [row if row.embedding_id == embedding else replace(row, embedding=None) for row in rows]

@@ -6,29 +6,35 @@ from google.protobuf.empty_pb2 import Empty
 from supernet_registry.v1 import datasets_pb2 as pb
 
 from clients.convert import to_proto
-from clients.resources import Dataset, Encoder, NearestSources, SpaceDescriptor
+from clients.resources import Dataset, DatasetMap, Encoder, NearestSources, SpaceDescriptor
+from registry.catalog.dataset_points import DatasetPoints
+from registry.dataset_map import DatasetMapper, MapTarget
 from registry.nearest import NearestQuery
 from registry.server.convert import optional, read, require
 from registry.server.core import Registry
 from registry.server.notifier import QUEUE, Notifier
 from registry.server.rpc import Call, Handlers
-from search.errors import InvalidArgument, InvalidSketch, NotFound
-from search.similarity import MAX_SKETCH_BYTES, Sketch, embed
+from registry.server.targets import TargetReader
+from search.errors import NotFound
+from search.similarity import embed
 from search.spaces import space_from_fields
 
 __all__ = ["DatasetHandlers"]
 
 
 class DatasetHandlers(Handlers):
-    """Registers datasets by their sketches and answers nearest-source queries."""
+    """Registers datasets by their sketches, answers nearest-source queries, and draws maps."""
 
     service = pb.DESCRIPTOR.services_by_name["DatasetService"]
-    slow = frozenset({"create_dataset", "query_nearest_sources"})
+    slow = frozenset({"create_dataset", "query_nearest_sources", "map_datasets"})
 
     def __init__(self, registry: Registry, notifier: Notifier) -> None:
         self._registry = registry
         self._notifier = notifier
         self._datasets = registry.catalog.datasets
+        self._targets = TargetReader(registry)
+        points = DatasetPoints(registry.catalog.engine)
+        self._mapper = DatasetMapper(points, registry.index, registry.embedding_id)
 
     def get_encoder(self, request: pb.GetEncoderRequest) -> Encoder:
         if request.name not in ("", "encoder"):
@@ -39,7 +45,7 @@ class DatasetHandlers(Handlers):
 
     def create_dataset(self, request: pb.CreateDatasetRequest) -> Dataset:
         require(request, "dataset")
-        data = self._sketch_bytes(request, "sketch_source")
+        data = self._targets.sketch_bytes(request, "sketch_source")
         sketch = self._registry.read_sketch(data, field="sketch")
         created = self._datasets.create(
             read(request.dataset, Dataset, field="dataset"),
@@ -79,34 +85,22 @@ class DatasetHandlers(Handlers):
         space = None
         if request.HasField("search_space"):
             space = space_from_fields(read(request.search_space, SpaceDescriptor, field="search_space"))
+        target = self._targets.read(request)
         query = NearestQuery(
-            sketch=self._target_sketch(request),
+            sketch=target.sketch,
+            embedding=target.embedding,
             top_k=request.top_k,
             shortlist_size=request.shortlist_size,
             space=space,
             min_index_sequence=request.min_index_sequence,
             include_class_coupling=request.include_class_coupling,
+            explain=request.explain,
             deadline=call.deadline,
         )
         return self._registry.finder.find(query)
 
-    def _target_sketch(self, request: pb.QueryNearestSourcesRequest) -> Sketch:
-        if request.WhichOneof("target") == "dataset":
-            return self._registry.read_sketch(self._datasets.sketch_bytes(request.dataset), field="dataset")
-        return self._registry.read_sketch(self._sketch_bytes(request, "target"), field="sketch")
-
-    def _sketch_bytes(self, request: pb.CreateDatasetRequest | pb.QueryNearestSourcesRequest, oneof: str) -> bytes:
-        match request.WhichOneof(oneof):  # type: ignore[arg-type]  # each request has a oneof of its own name
-            case "sketch":
-                return request.sketch
-            case "sketch_blob":
-                size = self._registry.catalog.blobs.size(request.sketch_blob)
-                if size > MAX_SKETCH_BYTES:
-                    raise InvalidSketch(
-                        f"{request.sketch_blob} has {size} bytes; a sketch has at most {MAX_SKETCH_BYTES}.",
-                        field="sketch_blob",
-                        remedy="Make the sketch with fewer points.",
-                    )
-                return self._registry.catalog.blobs.read(request.sketch_blob)
-            case _:
-                raise InvalidArgument("A sketch is required.", field="sketch", remedy="Set sketch or sketch_blob.")
+    def map_datasets(self, request: pb.MapDatasetsRequest) -> DatasetMap:
+        target = None
+        if request.WhichOneof("target"):
+            target = MapTarget(sketch=self._targets.read(request).sketch, name=request.dataset)
+        return self._mapper.draw(target, max_datasets=request.max_datasets)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["running_service", "write_bars"]
+__all__ = ["ROOT", "TINY", "running_service", "write_bars"]
 
 ROOT = Path(__file__).parents[2]
+TINY = ["--channels", "4", "--epochs", "1", "--child-epochs", "1", "--batch-size", "12", "--patience", "1"]
+"""Options of a search that takes a second or two."""
 
 
 @contextmanager

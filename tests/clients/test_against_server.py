@@ -65,6 +65,14 @@ def test_nearest_asks_by_sketch_and_stores_nothing(client: RegistryClient) -> No
     assert list(client.list_datasets()) == []
 
 
+def test_a_sketch_of_moments_only_is_what_the_registry_stores(client: RegistryClient) -> None:
+    """And whoever registers the dataset again, with or without, leaves it as it is."""
+    stored = client.register_dataset(tiny_dataset(), upload_images=False, moments_only=True)
+    assert Sketch.from_bytes(client.download_blob(f"blobs/{stored.sketch_digest}")).moments_only
+    assert client.register_dataset(tiny_dataset(), upload_images=False) == stored
+    assert not client.find_missing_blobs([f"blobs/{stored.sketch_digest}"])
+
+
 def test_a_sketch_too_large_for_a_message_goes_as_a_blob(client: RegistryClient) -> None:
     """Above 3 MiB the same methods upload it first."""
     n, d, k, rank = 4096, load_encoder("pixels").dimension, 100, 64
@@ -145,6 +153,8 @@ def test_the_asynchronous_client_does_the_same(client: RegistryClient) -> None:
             assert job == client.get_search_job(job.name)
             assert [found async for found in later.list_search_jobs()] == list(client.list_search_jobs())
             assert (await later.nearest(tiny_dataset(1))).candidates == ()
+            assert await later.dataset_map(tiny_dataset(1)) == client.dataset_map(tiny_dataset(1))
+            assert await later.dataset_map(registered.name) == client.map_datasets(registered.name)
             with pytest.raises(NotFound):
                 await later.get_version("supernets/a/versions/1")
             waiting = asyncio.create_task(later.wait_search_job(job.name))

@@ -13,12 +13,34 @@ from types import SimpleNamespace
 import pytest
 
 from clients.cli import app, names, output, run
-from clients.cli.searching import failure
-from clients.resources import JobError, JobState, SearchJob, SpaceDescriptor, Supernet
+from clients.cli.searching import failure, print_result
+from clients.resources import (
+    JobError,
+    JobState,
+    SearchJob,
+    SourceDecision,
+    SpaceDescriptor,
+    Supernet,
+    SupernetVersion,
+    TasteResult,
+)
 from search.errors import InvalidArgument, SearchCancelled, SearchDiverged, SearchFailed, Unavailable
 
 Cli = Callable[..., SimpleNamespace]
-COMMANDS = ["search", "nearest", "stream", "list", "show", "lineage", "jobs", "watch", "cancel", "download", "export"]
+COMMANDS = [
+    "search",
+    "nearest",
+    "map",
+    "stream",
+    "list",
+    "show",
+    "lineage",
+    "jobs",
+    "watch",
+    "cancel",
+    "download",
+    "export",
+]
 
 
 @pytest.fixture
@@ -195,6 +217,14 @@ def test_the_error_of_a_failed_job_keeps_its_kind() -> None:
     unknown = SearchJob(name="searchJobs/x", state=JobState.FAILED, error=JobError(reason="NEW", message="m"))
     assert type(failure(unknown)) is SearchFailed
     assert isinstance(failure(SearchJob(name="searchJobs/x", state=JobState.CANCELLED)), SearchCancelled)
+
+
+def test_the_result_of_a_search_shows_people_who_tasted(capsys: pytest.CaptureFixture[str]) -> None:
+    taste = TasteResult(version="supernets/a/versions/1", steps=(0,), val_accuracies=(0.5,), chosen=True, reason="near")
+    job = SearchJob(name="searchJobs/x", decision=SourceDecision(source=taste.version, tastes=(taste,)))
+    print_result(job, SupernetVersion(name="supernets/b/versions/1"), as_json=False)
+    assert "a/1 *" in (printed := capsys.readouterr().out)
+    assert "50.0%" in printed
 
 
 def test_a_reader_that_leaves_early_gets_no_complaint() -> None:

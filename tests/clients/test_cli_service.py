@@ -15,56 +15,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from service import ROOT, write_bars
+from service import ROOT, TINY, write_bars
 
-from clients.cli import app, run
-
-TINY = ["--channels", "4", "--epochs", "1", "--child-epochs", "1", "--batch-size", "12", "--patience", "1"]
 Cli = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture(scope="module")
-def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bars(tmp_path_factory.mktemp("tasks") / "bars.npz", seed=1)
-
-
-@pytest.fixture
-def cli_at(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Cli]:
-    """Runs command lines against a server: `.code`, `.out`, `.err`, `.json`."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def at(address: str) -> Cli:
-        def call(*words: object) -> SimpleNamespace:
-            code = run(app, ["--address", address, *(str(word) for word in words)])
-            captured = capsys.readouterr()
-            parsed = json.loads(captured.out) if "--json" in words else None
-            return SimpleNamespace(code=code, out=captured.out, err=captured.err, json=parsed)
-
-        return call
-
-    return at
-
-
-@pytest.fixture
-def cli(service_address: str, cli_at: Callable[[str], Cli]) -> Cli:
-    """Against the whole service."""
-    return cli_at(service_address)
-
-
-@pytest.fixture
-def idle(registry_server: Any, cli_at: Callable[[str], Cli]) -> Cli:
-    """Against a server without a worker, where jobs stay queued."""
-    return cli_at(registry_server.address)
-
-
-@pytest.fixture(scope="module")
-def searched(service_address: str, bars: Path) -> dict[str, object]:
-    """A finished search on the bars, as its JSON."""
-    command = [sys.executable, "-m", "clients.cli", "--address", service_address, "search", str(bars), "--name", "bars"]
-    result = subprocess.run([*command, *TINY, "--json"], capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    parsed: dict[str, object] = json.loads(result.stdout)
-    return parsed
 
 
 def test_a_search_tells_version_source_cost_and_accuracies(searched: dict[str, object]) -> None:

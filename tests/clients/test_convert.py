@@ -24,6 +24,7 @@ RENAMED = {
     "SearchSpace": "SpaceDescriptor",
     "QueryNearestSourcesResponse": "NearestSources",
     "QueryLineageResponse": "Lineage",
+    "MapDatasetsResponse": "DatasetMap",
 }
 ONLY_ON_THE_WIRE = {"Chunk"}
 

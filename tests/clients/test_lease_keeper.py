@@ -12,10 +12,8 @@ from supernet_registry.v1.blobs_pb2_grpc import BlobServiceServicer
 from supernet_registry.v1.workers_pb2_grpc import WorkerServiceServicer
 
 from clients import JobEvent, Lease, RegistryClient
-from clients._attempt import choose_candidates
 from clients._lease_keeper import LeaseKeeper
 from clients.errors import DiskFull, InvalidArgument, LeaseLost, SupernetRegistryError
-from clients.resources import NearestSources, SourceCandidate
 from registry.server.status import grpc_code, to_status, trailing_metadata
 
 LEASE = Lease(job="searchJobs/a", fence=7, duration_seconds=0.15)
@@ -184,24 +182,3 @@ def test_persist_waits_for_space_and_passes_other_errors_on(keep: Keep) -> None:
         answers[:] = [InvalidArgument("no")]
         with pytest.raises(InvalidArgument):
             keeper.persist(call)
-
-
-def candidate(version: str, dataset: str, **flags: bool) -> SourceCandidate:
-    return SourceCandidate(version=version, dataset=dataset, **({"eligible": True, "compatible": True} | flags))
-
-
-def test_candidates_are_the_nearest_of_each_dataset_the_own_dataset_first() -> None:
-    """Ineligible and incompatible versions, and further versions on the same dataset, are not tasted."""
-    found = NearestSources(
-        candidates=(
-            candidate("collapsed", "datasets/a", eligible=False),
-            candidate("near", "datasets/b"),
-            candidate("near, older", "datasets/b"),
-            candidate("other space", "datasets/c", compatible=False),
-            candidate("own", "datasets/own", same_dataset=True),
-            candidate("far", "datasets/d"),
-        )
-    )
-    assert [c.version for c in choose_candidates(found, 3)] == ["own", "near", "far"]
-    assert [c.version for c in choose_candidates(found, 1)] == ["own"]
-    assert choose_candidates(found, 0) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +11,24 @@ import pytest
 from PIL import Image
 
 from clients.plots import (
+    CouplingPanel,
     Curve,
     CurvePanel,
     accuracy_matrix,
+    class_couplings,
     compare,
+    dataset_map_picture,
     learning_curves,
     lineage_picture,
     stream_curves,
     stream_summary,
+    taste_curves,
 )
 from clients.plots.lineage import _arrange
 from clients.resources import (
+    ClassCoupling,
+    DatasetMap,
+    DatasetPoint,
     EpochMetrics,
     Lineage,
     LineageEdge,
@@ -28,6 +36,7 @@ from clients.resources import (
     Parent,
     ParentRole,
     Phase,
+    SourceDecision,
     SupernetVersion,
     TasteResult,
 )
@@ -88,6 +97,28 @@ RESULT = StreamResult(
 )
 
 
+COUPLING = ClassCoupling(rows=2, columns=3, mass=(0.0, 0.1, 0.3, 0.6, 0.0, 0.0))
+MAP = DatasetMap(
+    points=(
+        DatasetPoint(target=True),
+        DatasetPoint(dataset="datasets/a", display_name="digits", x=1.0, version="supernets/d/versions/1"),
+        DatasetPoint(dataset="datasets/b", display_name="letters", y=1.0, version="supernets/l/versions/1"),
+        DatasetPoint(dataset="datasets/c0ffee00", x=-1.0),
+    ),
+    explained_share=0.5,
+)
+TASTES = SourceDecision(
+    tastes=(
+        TasteResult(
+            version="supernets/a/versions/1", ot_distance=1.5, steps=(0, 9), val_accuracies=(0.3, 0.6), chosen=True
+        ),
+        TasteResult(version="supernets/b/versions/1", steps=(0,), val_accuracies=(0.2,)),
+        TasteResult(version="supernets/c/versions/1"),
+        TasteResult(steps=(0, 9), val_accuracies=(0.1, 0.5)),
+    )
+)
+
+
 def is_picture(path: Path) -> bool:
     with Image.open(path) as picture:
         return min(picture.size) > 200 and len(picture.getcolors(maxcolors=1 << 24) or []) > 10
@@ -132,6 +163,9 @@ def test_every_picture_is_drawn_into_a_folder_that_need_not_exist(tmp_path: Path
         stream_curves(RESULT, folder / "curves.png", scratch={1: row(1)}),
         accuracy_matrix(RESULT, folder / "matrix.png"),
         lineage_picture(LINEAGE, folder / "lineage.png", distances={"supernets/c/versions/1": 1.25}, title="t"),
+        class_couplings([CouplingPanel("s", COUPLING)] * 2, folder / "couplings.png", title="t"),
+        dataset_map_picture(MAP, folder / "map.png", title="t"),
+        taste_curves(TASTES, folder / "taste.png", title="t"),
     ]
     assert all(is_picture(path) for path in paths)
 
@@ -145,6 +179,60 @@ def test_the_lineage_picture_names_versions_accuracies_and_distances(tmp_path: P
     text = lineage_picture(LINEAGE, tmp_path / "l.svg", distances={"supernets/c/versions/1": 1.25}).read_text()
     for expected in ("a · v2", "supernet 90.0% · child 80.0%", "OT 1.25", "previous version"):
         assert expected in text
+
+
+def test_a_coupling_is_drawn_in_shares_of_each_target_class_with_matches_on_the_diagonal(tmp_path: Path) -> None:
+    panel = CouplingPanel("source", COUPLING, source_classes=("cat", "dog", "eel"))
+    text = class_couplings([panel], tmp_path / "c.svg", target_classes=("rat", "cow")).read_text()
+    written = re.findall(r"<text[^>]*>([^<]+)</text>", text)
+    assert {"rat", "cow", "25", "75", "100"} <= set(written)
+    # The first row sends most to eel, then to dog; the second all it has to cat.
+    assert [name for name in written if name in ("cat", "dog", "eel")] == ["eel", "dog", "cat"]
+
+
+def test_a_coupling_whose_mass_does_not_fill_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument):
+        class_couplings([CouplingPanel("s", ClassCoupling(rows=2, columns=2, mass=(1.0,)))], tmp_path / "c.png")
+
+
+def test_a_coupling_of_many_classes_stays_a_picture_of_bounded_size(tmp_path: Path) -> None:
+    many = ClassCoupling(rows=100, columns=120, mass=(1.0,) * 12_000)
+    with Image.open(class_couplings([CouplingPanel("s", many)] * 3, tmp_path / "c.png")) as picture:
+        assert max(picture.size) < 3500
+
+
+def test_a_map_names_datasets_and_draws_the_warm_starts_between_them(tmp_path: Path) -> None:
+    warm = [("datasets/a", "datasets/b"), ("datasets/a", "datasets/a"), ("datasets/a", "datasets/elsewhere")]
+    text = dataset_map_picture(MAP, tmp_path / "m.svg", target="mine", warm_starts=warm).read_text()
+    for expected in ("mine", "digits", "letters", "c0ffee00", "50% of the variance", "warm start"):
+        assert expected in text
+    without = dataset_map_picture(MAP, tmp_path / "n.svg", warm_starts=warm[1:]).read_text()
+    assert "warm start" not in without
+    assert "left out" not in without
+
+
+def test_labels_of_a_crowded_map_are_left_out_and_never_of_the_target(tmp_path: Path) -> None:
+    crowd = [
+        DatasetPoint(dataset=f"datasets/{i}", display_name=f"crowd-{i}", x=1e-3 * i, target=i == 0) for i in range(90)
+    ]
+    crowd.append(DatasetPoint(dataset="datasets/far", display_name="far", x=5.0))
+    text = dataset_map_picture(DatasetMap(points=tuple(crowd)), tmp_path / "m.svg").read_text()
+    assert ">crowd-0<" in text
+    assert ">far<" in text
+    left_out = re.search(r"(\d+) names left out for want of room", text)
+    assert left_out is not None
+    assert int(left_out[1]) == 91 - len(re.findall(r">(?:crowd-\d+|far)<", text))
+
+
+def test_a_map_of_one_dataset_is_drawn(tmp_path: Path) -> None:
+    assert is_picture(dataset_map_picture(DatasetMap(points=MAP.points[1:2]), tmp_path / "m.png"))
+
+
+def test_a_taste_names_the_contenders_that_were_tried(tmp_path: Path) -> None:
+    text = taste_curves(TASTES, tmp_path / "t.svg").read_text()
+    for expected in ("a v1, OT 1.5 (chosen)", "b v1", "scratch"):
+        assert expected in text
+    assert "c v1" not in text
 
 
 def test_no_two_cards_of_a_lineage_share_a_place_and_children_stand_right_of_their_parents() -> None:
@@ -170,6 +258,12 @@ def test_there_is_nothing_to_draw_without_results(tmp_path: Path) -> None:
         learning_curves([], tmp_path / "x.png")
     with pytest.raises(InvalidArgument):
         lineage_picture(Lineage(), tmp_path / "x.png")
+    with pytest.raises(InvalidArgument):
+        class_couplings([], tmp_path / "x.png")
+    with pytest.raises(InvalidArgument):
+        dataset_map_picture(DatasetMap(), tmp_path / "x.png")
+    with pytest.raises(InvalidArgument):
+        taste_curves(SourceDecision(), tmp_path / "x.png")
 
 
 def test_average_accuracy_and_backward_transfer_follow_lopez_paz_and_ranzato() -> None:

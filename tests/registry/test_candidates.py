@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clients.resources import Dataset, Metrics, SpaceDescriptor, SupernetVersion
-from registry.candidates import Measured, judge_novelty, quality_floor, rank, skip_share
+from clients.resources import Dataset, Metrics, SourceCandidate, SpaceDescriptor, SupernetVersion
+from registry.candidates import Cutoff, Measured, candidates_of, judge_novelty, place, quality_floor, skip_share
 from search.spaces import SearchSpace, make_space
 
 SPACE = make_space("nas-bench-201")
@@ -39,6 +39,10 @@ def measured(
         chance=chance,
         versions=versions or (version(name),),
     )
+
+
+def rank(items: list[Measured], *, space: SearchSpace | None, tie_band: float) -> tuple[SourceCandidate, ...]:
+    return place([candidate for item in items for candidate in candidates_of(item, space)], tie_band=tie_band)
 
 
 def codes(candidate) -> list[str]:

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from supernet_registry.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ShortlistOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShortlistOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShortlistOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHORTLIST_OUTCOME_UNSPECIFIED: _ShortlistOutcome.ValueType  # 0
+    """Not set."""
+    SHORTLIST_OUTCOME_CACHED: _ShortlistOutcome.ValueType  # 1
+    """Its exact distance was known already."""
+    SHORTLIST_OUTCOME_COMPUTED: _ShortlistOutcome.ValueType  # 2
+    """Its exact distance was computed."""
+    SHORTLIST_OUTCOME_PRUNED: _ShortlistOutcome.ValueType  # 3
+    """A lower bound showed that it cannot be among the candidates asked for."""
+    SHORTLIST_OUTCOME_LATE: _ShortlistOutcome.ValueType  # 4
+    """The deadline came first."""
+    SHORTLIST_OUTCOME_UNUSABLE: _ShortlistOutcome.ValueType  # 5
+    """Deleted meanwhile, or its sketch is damaged."""
+
+class ShortlistOutcome(_ShortlistOutcome, metaclass=_ShortlistOutcomeEnumTypeWrapper):
+    """What became of a shortlisted dataset."""
+
+SHORTLIST_OUTCOME_UNSPECIFIED: ShortlistOutcome.ValueType  # 0
+"""Not set."""
+SHORTLIST_OUTCOME_CACHED: ShortlistOutcome.ValueType  # 1
+"""Its exact distance was known already."""
+SHORTLIST_OUTCOME_COMPUTED: ShortlistOutcome.ValueType  # 2
+"""Its exact distance was computed."""
+SHORTLIST_OUTCOME_PRUNED: ShortlistOutcome.ValueType  # 3
+"""A lower bound showed that it cannot be among the candidates asked for."""
+SHORTLIST_OUTCOME_LATE: ShortlistOutcome.ValueType  # 4
+"""The deadline came first."""
+SHORTLIST_OUTCOME_UNUSABLE: ShortlistOutcome.ValueType  # 5
+"""Deleted meanwhile, or its sketch is damaged."""
+Global___ShortlistOutcome: _TypeAlias = ShortlistOutcome  # noqa: Y015
 
 @_typing.final
 class Encoder(_message.Message):
@@ -403,6 +440,7 @@ class QueryNearestSourcesRequest(_message.Message):
     SEARCH_SPACE_FIELD_NUMBER: _builtins.int
     MIN_INDEX_SEQUENCE_FIELD_NUMBER: _builtins.int
     INCLUDE_CLASS_COUPLING_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """A registered dataset, `datasets/{id}`."""
     sketch: _builtins.bytes
@@ -417,6 +455,8 @@ class QueryNearestSourcesRequest(_message.Message):
     """Wait until the index reflects this sequence (read your own writes)."""
     include_class_coupling: _builtins.bool
     """Also return the class coupling of the transport plan for each candidate."""
+    explain: _builtins.bool
+    """Also return what became of every shortlisted dataset."""
     @_builtins.property
     def search_space(self) -> _common_pb2.SearchSpace:
         """Mark versions of another space as incompatible; unset: all spaces are compatible."""
@@ -432,10 +472,11 @@ class QueryNearestSourcesRequest(_message.Message):
         search_space: _common_pb2.SearchSpace | None = ...,
         min_index_sequence: _builtins.int = ...,
         include_class_coupling: _builtins.bool = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "search_space", b"search_space", "sketch", b"sketch", "sketch_blob", b"sketch_blob", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "include_class_coupling", b"include_class_coupling", "min_index_sequence", b"min_index_sequence", "search_space", b"search_space", "shortlist_size", b"shortlist_size", "sketch", b"sketch", "sketch_blob", b"sketch_blob", "target", b"target", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "explain", b"explain", "include_class_coupling", b"include_class_coupling", "min_index_sequence", b"min_index_sequence", "search_space", b"search_space", "shortlist_size", b"shortlist_size", "sketch", b"sketch", "sketch_blob", b"sketch_blob", "target", b"target", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["dataset", "sketch", "sketch_blob"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -452,7 +493,9 @@ class Reason(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """`NEAREST`, `TIED`, `SAME_DATASET`, `NOT_CONVERGED`, `LOW_QUALITY`, `INCOMPATIBLE_SPACE`, `COLLAPSED`, `FAR`."""
+    """`NEAREST`, `TIED`, `SAME_DATASET`, `NOT_CONVERGED`, `LOW_QUALITY`, `INCOMPATIBLE_SPACE`, `COLLAPSED`, `FAR`,
+    `MOMENTS_ONLY`.
+    """
     message: _builtins.str
     """One sentence with the numbers."""
     def __init__(
@@ -521,6 +564,7 @@ class SourceCandidate(_message.Message):
     ELIGIBLE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     CLASS_COUPLING_FIELD_NUMBER: _builtins.int
+    PREDICTED_GAIN_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """`supernets/{id}/versions/{n}`."""
     dataset: _builtins.str
@@ -545,6 +589,10 @@ class SourceCandidate(_message.Message):
     """Whether its search space can be warm-started into the queried one."""
     eligible: _builtins.bool
     """Whether it passes every gate: compatible and good enough."""
+    predicted_gain: _builtins.float
+    """Validation accuracy that this source is expected to add before any training, compared with scratch, in [-1, 1].
+    Learnt from the registry's finished jobs; unset while that is no better a guide than the distance.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Every reason, the deciding one first."""
@@ -570,14 +618,61 @@ class SourceCandidate(_message.Message):
         eligible: _builtins.bool = ...,
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         class_coupling: Global___ClassCoupling | None = ...,
+        predicted_gain: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["class_coupling", b"class_coupling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain", "class_coupling", b"class_coupling", "predicted_gain", b"predicted_gain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_coupling", b"class_coupling", "compatible", b"compatible", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "eligible", b"eligible", "embedding_distance", b"embedding_distance", "ot_converged", b"ot_converged", "ot_distance", b"ot_distance", "quality", b"quality", "quality_floor", b"quality_floor", "reasons", b"reasons", "same_dataset", b"same_dataset", "tied", b"tied", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain", "class_coupling", b"class_coupling", "compatible", b"compatible", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "eligible", b"eligible", "embedding_distance", b"embedding_distance", "ot_converged", b"ot_converged", "ot_distance", b"ot_distance", "predicted_gain", b"predicted_gain", "quality", b"quality", "quality_floor", b"quality_floor", "reasons", b"reasons", "same_dataset", b"same_dataset", "tied", b"tied", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__predicted_gain: _TypeAlias = _typing.Literal["predicted_gain"]  # noqa: Y015
+    _WhichOneofArgType__predicted_gain: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_gain) -> _WhichOneofReturnType__predicted_gain | None: ...
 
 Global___SourceCandidate: _TypeAlias = SourceCandidate  # noqa: Y015
+
+@_typing.final
+class ShortlistEntry(_message.Message):
+    """A dataset of the FAISS shortlist, and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    DATASET_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    EMBEDDING_DISTANCE_FIELD_NUMBER: _builtins.int
+    LOWER_BOUND_FIELD_NUMBER: _builtins.int
+    OT_DISTANCE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """`datasets/{id}`."""
+    dataset_display_name: _builtins.str
+    """Display name of that dataset."""
+    embedding_distance: _builtins.float
+    """Euclidean distance of the embeddings."""
+    lower_bound: _builtins.float
+    """What the OT distance cannot fall below; 0 if no bound was needed."""
+    ot_distance: _builtins.float
+    """OT distance, where it is known."""
+    outcome: Global___ShortlistOutcome.ValueType
+    """What became of it."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        dataset_display_name: _builtins.str = ...,
+        embedding_distance: _builtins.float = ...,
+        lower_bound: _builtins.float = ...,
+        ot_distance: _builtins.float | None = ...,
+        outcome: Global___ShortlistOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance", "ot_distance", b"ot_distance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "embedding_distance", b"embedding_distance", "lower_bound", b"lower_bound", "ot_distance", b"ot_distance", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ot_distance: _TypeAlias = _typing.Literal["ot_distance"]  # noqa: Y015
+    _WhichOneofArgType__ot_distance: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ot_distance) -> _WhichOneofReturnType__ot_distance | None: ...
+
+Global___ShortlistEntry: _TypeAlias = ShortlistEntry  # noqa: Y015
 
 @_typing.final
 class QueryNearestSourcesResponse(_message.Message):
@@ -593,6 +688,8 @@ class QueryNearestSourcesResponse(_message.Message):
     PARTIAL_FIELD_NUMBER: _builtins.int
     SHORTLIST_SECONDS_FIELD_NUMBER: _builtins.int
     RERANK_SECONDS_FIELD_NUMBER: _builtins.int
+    SHORTLIST_FIELD_NUMBER: _builtins.int
+    GAIN_MODEL_REASON_FIELD_NUMBER: _builtins.int
     novel: _builtins.bool
     """Whether no stored dataset is near by the registry's own standards."""
     novelty_reason: _builtins.str
@@ -607,9 +704,15 @@ class QueryNearestSourcesResponse(_message.Message):
     """Seconds for the FAISS shortlist."""
     rerank_seconds: _builtins.float
     """Seconds for the optimal-transport re-rank."""
+    gain_model_reason: _builtins.str
+    """What is known of the gain model, in one sentence with its numbers: whether `predicted_gain` is set, and why."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceCandidate]:
         """Ranked by OT distance, nearest first; ineligible candidates keep their place."""
+
+    @_builtins.property
+    def shortlist(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShortlistEntry]:
+        """The whole shortlist by embedding distance, if asked for."""
 
     def __init__(
         self,
@@ -622,11 +725,125 @@ class QueryNearestSourcesResponse(_message.Message):
         partial: _builtins.bool = ...,
         shortlist_seconds: _builtins.float = ...,
         rerank_seconds: _builtins.float = ...,
+        shortlist: _abc.Iterable[Global___ShortlistEntry] | None = ...,
+        gain_model_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dataset_count", b"dataset_count", "index_sequence", b"index_sequence", "novel", b"novel", "novelty_reason", b"novelty_reason", "partial", b"partial", "rerank_seconds", b"rerank_seconds", "shortlist_seconds", b"shortlist_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dataset_count", b"dataset_count", "gain_model_reason", b"gain_model_reason", "index_sequence", b"index_sequence", "novel", b"novel", "novelty_reason", b"novelty_reason", "partial", b"partial", "rerank_seconds", b"rerank_seconds", "shortlist", b"shortlist", "shortlist_seconds", b"shortlist_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryNearestSourcesResponse: _TypeAlias = QueryNearestSourcesResponse  # noqa: Y015
+
+@_typing.final
+class MapDatasetsRequest(_message.Message):
+    """Request of MapDatasets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    SKETCH_FIELD_NUMBER: _builtins.int
+    SKETCH_BLOB_FIELD_NUMBER: _builtins.int
+    MAX_DATASETS_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """A registered dataset, `datasets/{id}`."""
+    sketch: _builtins.bytes
+    """A serialised sketch, up to 3 MiB; nothing is stored."""
+    sketch_blob: _builtins.str
+    """`blobs/{sha256}` of a larger serialised sketch; nothing is stored."""
+    max_datasets: _builtins.int
+    """At most this many stored datasets, those nearest to the target first, without a target the newest; 0 means 500, at
+    most 2000.
+    """
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        sketch: _builtins.bytes = ...,
+        sketch_blob: _builtins.str = ...,
+        max_datasets: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "sketch", b"sketch", "sketch_blob", b"sketch_blob", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "max_datasets", b"max_datasets", "sketch", b"sketch", "sketch_blob", b"sketch_blob", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["dataset", "sketch", "sketch_blob"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___MapDatasetsRequest: _TypeAlias = MapDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class DatasetPoint(_message.Message):
+    """A dataset on the plane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """`datasets/{id}`; empty for a target that is not registered."""
+    display_name: _builtins.str
+    """Display name of that dataset."""
+    x: _builtins.float
+    """First coordinate, in units of the embedding distance."""
+    y: _builtins.float
+    """Second coordinate."""
+    target: _builtins.bool
+    """Whether it is the target."""
+    version: _builtins.str
+    """Its best version by validation accuracy, `supernets/{id}/versions/{n}`; empty if nothing was searched on it."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+        target: _builtins.bool = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "display_name", b"display_name", "target", b"target", "version", b"version", "x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetPoint: _TypeAlias = DatasetPoint  # noqa: Y015
+
+@_typing.final
+class MapDatasetsResponse(_message.Message):
+    """Response of MapDatasets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    EXPLAINED_SHARE_FIELD_NUMBER: _builtins.int
+    INDEX_SEQUENCE_FIELD_NUMBER: _builtins.int
+    explained_share: _builtins.float
+    """Share of the embeddings' variance that the plane shows, in [0, 1]."""
+    index_sequence: _builtins.int
+    """Index sequence that the answer reflects."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetPoint]:
+        """The target first, if there is one."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___DatasetPoint] | None = ...,
+        explained_share: _builtins.float = ...,
+        index_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explained_share", b"explained_share", "index_sequence", b"index_sequence", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapDatasetsResponse: _TypeAlias = MapDatasetsResponse  # noqa: Y015

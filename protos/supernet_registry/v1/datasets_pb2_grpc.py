@@ -71,6 +71,11 @@ class DatasetServiceStub(object):
                 request_serializer=supernet__registry_dot_v1_dot_datasets__pb2.QueryNearestSourcesRequest.SerializeToString,
                 response_deserializer=supernet__registry_dot_v1_dot_datasets__pb2.QueryNearestSourcesResponse.FromString,
                 _registered_method=True)
+        self.MapDatasets = channel.unary_unary(
+                '/supernet_registry.v1.DatasetService/MapDatasets',
+                request_serializer=supernet__registry_dot_v1_dot_datasets__pb2.MapDatasetsRequest.SerializeToString,
+                response_deserializer=supernet__registry_dot_v1_dot_datasets__pb2.MapDatasetsResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer(object):
@@ -128,6 +133,13 @@ class DatasetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MapDatasets(self, request, context):
+        """Places stored datasets on a plane, so that their distances there resemble those of their embeddings.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +177,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.QueryNearestSources,
                     request_deserializer=supernet__registry_dot_v1_dot_datasets__pb2.QueryNearestSourcesRequest.FromString,
                     response_serializer=supernet__registry_dot_v1_dot_datasets__pb2.QueryNearestSourcesResponse.SerializeToString,
+            ),
+            'MapDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.MapDatasets,
+                    request_deserializer=supernet__registry_dot_v1_dot_datasets__pb2.MapDatasetsRequest.FromString,
+                    response_serializer=supernet__registry_dot_v1_dot_datasets__pb2.MapDatasetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -357,6 +374,33 @@ class DatasetService(object):
             '/supernet_registry.v1.DatasetService/QueryNearestSources',
             supernet__registry_dot_v1_dot_datasets__pb2.QueryNearestSourcesRequest.SerializeToString,
             supernet__registry_dot_v1_dot_datasets__pb2.QueryNearestSourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MapDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/supernet_registry.v1.DatasetService/MapDatasets',
+            supernet__registry_dot_v1_dot_datasets__pb2.MapDatasetsRequest.SerializeToString,
+            supernet__registry_dot_v1_dot_datasets__pb2.MapDatasetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class DatasetServiceStub:
     """Ranks the stored versions as sources for a dataset: a FAISS shortlist over embeddings,
     re-ranked by exact optimal-transport dataset distance.
     """
+    MapDatasets: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.MapDatasetsRequest, _datasets_pb2.MapDatasetsResponse]
+    """Places stored datasets on a plane, so that their distances there resemble those of their embeddings."""
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -76,6 +78,8 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Ranks the stored versions as sources for a dataset: a FAISS shortlist over embeddings,
     re-ranked by exact optimal-transport dataset distance.
     """
+    MapDatasets: _aio.UnaryUnaryMultiCallable[_datasets_pb2.MapDatasetsRequest, _datasets_pb2.MapDatasetsResponse]  # type: ignore[assignment]
+    """Places stored datasets on a plane, so that their distances there resemble those of their embeddings."""
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Registers datasets by their sketches and answers nearest-source queries."""
@@ -139,5 +143,13 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ranks the stored versions as sources for a dataset: a FAISS shortlist over embeddings,
         re-ranked by exact optimal-transport dataset distance.
         """
+
+    @_abc_1.abstractmethod
+    def MapDatasets(
+        self,
+        request: _datasets_pb2.MapDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_datasets_pb2.MapDatasetsResponse, _abc.Awaitable[_datasets_pb2.MapDatasetsResponse]]:
+        """Places stored datasets on a plane, so that their distances there resemble those of their embeddings."""
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -194,6 +194,8 @@ class TasteResult(_message.Message):
     VAL_LOSSES_FIELD_NUMBER: _builtins.int
     CHOSEN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    LOSS_GAIN_FIELD_NUMBER: _builtins.int
+    LOSS_GAIN_ERROR_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The candidate, empty for scratch."""
     ot_distance: _builtins.float
@@ -202,6 +204,12 @@ class TasteResult(_message.Message):
     """Whether it won."""
     reason: _builtins.str
     """Why it was kept or dropped."""
+    loss_gain: _builtins.float
+    """Before any step: mean loss in nats that it saves against scratch, paired image by image, on the training split by
+    cross-validation and on the validation split; negative if it loses.
+    """
+    loss_gain_error: _builtins.float
+    """Standard error of `loss_gain`."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Steps after which accuracy was measured."""
@@ -224,10 +232,12 @@ class TasteResult(_message.Message):
         val_losses: _abc.Iterable[_builtins.float] | None = ...,
         chosen: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        loss_gain: _builtins.float = ...,
+        loss_gain_error: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "ot_distance", b"ot_distance", "reason", b"reason", "steps", b"steps", "val_accuracies", b"val_accuracies", "val_losses", b"val_losses", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "loss_gain", b"loss_gain", "loss_gain_error", b"loss_gain_error", "ot_distance", b"ot_distance", "reason", b"reason", "steps", b"steps", "val_accuracies", b"val_accuracies", "val_losses", b"val_losses", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

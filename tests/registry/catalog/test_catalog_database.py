@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from catalog_world import POSTGRESQL
 
+import registry
 from registry.catalog import Catalog
 from registry.catalog.records import next_count
 from registry.database import check_revision, newest_revision, open_database, run_write, transaction, upgrade
 from registry.schema import blobs, counters, metadata, requests
+from registry.settings import Settings
 from search.errors import BlobCorrupt, DiskFull, InvalidArgument, SchemaMismatch, Unavailable
+from search.similarity import TRANSPORT_ID
 
 
 def test_this_suite_runs_on_postgresql_too() -> None:
@@ -50,7 +55,8 @@ def test_processes_that_start_together_create_the_database_once(database_url: st
     with ThreadPoolExecutor(8) as pool:
         engines = list(pool.map(lambda _: open_database(database_url), range(8)))
     with transaction(engines[0], write=False) as connection:
-        assert connection.execute(sa.select(counters)).all() == [("index", 0)]
+        found = connection.execute(sa.select(counters).order_by(counters.c.name)).all()
+        assert found == [("distance", 0), ("index", 0)]
     for engine in engines:
         check_revision(engine)
         engine.dispose()
@@ -92,6 +98,38 @@ def test_upgrade_creates_migrates_and_repeats(database_url: str) -> None:
     assert again == [(newest_revision(), newest_revision())] * 4
 
 
+def make_old_database(url: str, revision: str) -> None:
+    """A database as an earlier release made it, with two distances measured."""
+    driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[sa.make_url(url).get_backend_name()]
+    engine = sa.create_engine(sa.make_url(url).set(drivername=driver))
+    config = Config()
+    config.set_main_option("script_location", str(Path(registry.__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        for digest_b, distance in (("b" * 64, 1.5), ("c" * 64, 2.5)):
+            statement = "INSERT INTO distances (digest_a, digest_b, transport, distance, converged) VALUES "
+            values = f"('{'a' * 64}', '{digest_b}', '{TRANSPORT_ID}', {distance}, TRUE)"
+            connection.exec_driver_sql(statement + values)
+    engine.dispose()
+
+
+def test_an_upgrade_keeps_distances_and_numbers_those_that_come(database_url: str, tmp_path: Path) -> None:
+    make_old_database(database_url, "0001")
+    settings = Settings(data_dir=tmp_path / "data", database_url=database_url)
+    with pytest.raises(SchemaMismatch, match="behind"):
+        Catalog.open(settings)
+    assert upgrade(database_url) == ("0001", newest_revision())
+    with Catalog.open(settings) as catalog:
+        cache = catalog.datasets
+        assert cache.cached_distance("b" * 64, "a" * 64) == (1.5, True)
+        assert len(cache.distance_changes(after_index=-1, after_distance=-1).measured) == 2
+        cache.store_distance("a" * 64, "d" * 64, 3.5, converged=True)
+        news = cache.distance_changes(after_index=0, after_distance=0)
+        assert news.measured == [("a" * 64, "d" * 64, 3.5)]
+
+
 def test_writers_that_read_first_lose_no_update(database_url: str) -> None:
     """A counter raised by read-then-write from many threads: no stale snapshot, no lost step."""
     engine = open_database(database_url)
@@ -110,7 +148,7 @@ def test_a_failed_transaction_leaves_nothing(database_url: str) -> None:
         next_count(connection, "index")
         raise RuntimeError
     with transaction(engine, write=False) as connection:
-        assert connection.execute(sa.select(counters.c.value)).scalar() == 0
+        assert set(connection.execute(sa.select(counters.c.value)).scalars()) == {0}
     engine.dispose()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from catalog_world import EMBEDDING_ID, World, images, new_id, sketch
 
-from clients.resources import Dataset, Executor
+from clients.resources import Executor
 from search.errors import (
     DigestMismatch,
     ETagMismatch,
@@ -184,33 +184,6 @@ def test_versions_on_datasets_newest_first(world: World) -> None:
     found = world.catalog.datasets.versions_on([first.dataset, empty.name])
     assert [version.name for version in found[first.dataset]] == [second.name, first.name]
     assert found[empty.name] == []
-
-
-def test_distances_are_cached_in_either_order(world: World) -> None:
-    a, b, c = (f"{i:064x}" for i in range(3))
-    datasets = world.catalog.datasets
-    assert datasets.cached_distance(a, b) is None
-    datasets.store_distance(b, a, 1.5, converged=False)
-    assert datasets.cached_distance(a, b) == (1.5, False)
-    datasets.store_distance(a, b, 1.25, converged=True)
-    datasets.store_distance(a, b, 9.0, converged=False)  # never worse than what is known
-    assert datasets.cached_distance(b, a) == (1.25, True)
-    for bad in (float("nan"), -1.0):
-        with pytest.raises(SupernetRegistryError):
-            datasets.store_distance(a, c, bad, converged=True)
-
-
-def test_nearest_distances_are_over_registered_datasets_only(world: World) -> None:
-    a, b, c = (world.dataset(seed) for seed in range(3))
-    store = world.catalog.datasets.store_distance
-
-    def pair(x: Dataset, y: Dataset, distance: float) -> None:
-        store(x.sketch_digest, y.sketch_digest, distance, converged=True)
-
-    pair(a, b, 2.0)
-    pair(c, b, 1.0)
-    store(a.sketch_digest, "f" * 64, 0.1, converged=True)  # of a query, not registered
-    assert world.catalog.datasets.all_nearest_distances() == [2.0, 1.0, 1.0]
 
 
 def test_pages_of_datasets(world: World) -> None:
