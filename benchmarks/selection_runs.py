@@ -20,7 +20,7 @@ import numpy as np
 
 from clients._attempt import choose_candidates
 from clients.resources import Dataset, Metrics, NearestSources, SpaceDescriptor, SupernetVersion
-from registry.candidates import Measured, rank
+from registry.candidates import Measured, candidates_of, place
 from search import taste as taste_module
 from search.data import load_data, pick_device
 from search.evaluation import calibrate, collect_logits, score_logits
@@ -116,18 +116,19 @@ def run_source(world: World, name: str, seed: int) -> dict[str, Any]:
     return _once(world.folder / f"source-{name}-{seed}.json", search)
 
 
-def run_target(world: World, name: str, seed: int) -> dict[str, Any]:
-    """One target: from scratch, from each source (no gate, no taste), and as the registry would do it."""
+def run_target(world: World, name: str, seed: int, sources: Sequence[str]) -> dict[str, Any]:
+    """One target: from scratch, from the nearest and each of `sources` (no gate, no taste), and the registry's way."""
     dataset = world.targets[name].load(world.tasks, seed)
     folder = world.folder
     distances = _once(folder / f"distances-{name}-{seed}.json", lambda: _distances(world, dataset, seed))
     scratch = _once(folder / f"scratch-{name}-{seed}.json", lambda: _trial(world, dataset, seed, None))
+    nearest = min(world.sources, key=lambda source: distances[source]["ot_distance"])
     from_sources = {
         source: _once(
             folder / f"pair-{name}-{source}-{seed}.json",
             lambda source=source: _trial(world, dataset, seed, _weights_path(world, source, seed)),  # type: ignore[misc]
         )
-        for source in world.source_names
+        for source in dict.fromkeys([*sources, nearest])
     }
     code = hashlib.sha256(inspect.getsource(taste_module).encode()).hexdigest()[:8]
     auto = _once(folder / f"auto-{code}-{name}-{seed}.json", lambda: _auto(world, dataset, seed, distances))
@@ -246,7 +247,7 @@ def _auto(world: World, dataset: ImageDataset, seed: int, distances: Mapping[str
 
 def _ranked(world: World, distances: Mapping[str, Any], seed: int) -> tuple[Any, ...]:
     """All sources as the server would rank them. The generalist is left out: the registry has no such job yet."""
-    measured = []
+    candidates = []
     for name in world.sources:
         facts = run_source(world, name, seed)
         version = SupernetVersion(
@@ -254,18 +255,18 @@ def _ranked(world: World, distances: Mapping[str, Any], seed: int) -> tuple[Any,
             metrics=Metrics(val_accuracy=facts["val_accuracy"], test_accuracy=facts["test_accuracy"]),
             search_space=SpaceDescriptor(**world.space.to_json() | {"operations": world.space.operations}),
         )
-        measured.append(
-            Measured(
-                dataset=Dataset(name=f"datasets/{name}", display_name=name, val_count=facts["val_count"]),
-                same_dataset=False,
-                embedding_distance=0.0,
-                ot_distance=distances[name]["ot_distance"],
-                ot_converged=distances[name]["converged"],
-                chance=distances[name]["chance"],
-                versions=[version],
-            )
+        measured = Measured(
+            dataset=Dataset(name=f"datasets/{name}", display_name=name, val_count=facts["val_count"]),
+            same_dataset=False,
+            embedding_distance=0.0,
+            ot_distance=distances[name]["ot_distance"],
+            ot_converged=distances[name]["converged"],
+            chance=distances[name]["chance"],
+            moments_only=False,
+            versions=[version],
         )
-    return rank(measured, space=world.space, tie_band=0.04)
+        candidates += candidates_of(measured, world.space)
+    return place(candidates, tie_band=0.04)
 
 
 def _distances(world: World, dataset: ImageDataset, seed: int) -> dict[str, Any]:
