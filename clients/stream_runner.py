@@ -66,6 +66,7 @@ class StreamOptions:
     here: bool = False  # run the searches in this process; images stay on this machine
     device: str = "auto"  # for `here` and `evaluate`
     retain_images: bool = False
+    moments_only: bool = False  # sketches without sampled features
     evaluate: bool = False  # measure the accuracy matrix here on downloaded weights, instead of reading the records
     keep_going: bool = False  # go on with the next task when one fails
 
@@ -259,6 +260,7 @@ class _Run:
             dataset,
             upload_images=not self._options.here,
             retain_images=self._options.retain_images,
+            moments_only=self._options.moments_only,
             progress=self._listener.on_upload,
         )
         return self._client.create_search_job(draft, request_id=identity)

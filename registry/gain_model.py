@@ -2,26 +2,31 @@
 
 Model. Ridge regression of the observed gain on the standardised `registry.gain_features`, with a random intercept for
 every job. All gains of a job are measured against the same scratch, on the same few validation images, so they share an
-error that is several times what sets its sources apart; the intercept keeps that error out of the slopes. It is fitted
-by quasi-demeaning: of each job's rows the share
+error: in the transfers of benchmarks/selection.py jobs differ by 10 points (standard deviation of their means), sources
+within a job by 11. The intercept keeps the former out of the slopes. It is fitted by quasi-demeaning: of each job's rows
+the share
 
     θ = 1 - 1 / √(1 + n·r)
 
 of their mean is subtracted (n sources, r the intercepts' variance over that of the rest), and what remains is an
-ordinary ridge regression (Wooldridge, Econometric Analysis of Cross Section and Panel Data, 2010, section 10.4).
+ordinary ridge regression (Wooldridge, Econometric Analysis of Cross Section and Panel Data, 2010, chapter 10).
 
 Held out. Everything is judged by leaving out all jobs on one *target dataset* at once: tasks return, and a model that
 has seen the same sources on the same images has seen the answer. Penalty and r are those of a small grid whose held-out
-predictions order the sources within jobs best (squared error after each job's mean error is subtracted); for the
-judgement of a target they are chosen by the other targets, so that no number judges a choice which it has made.
+predictions order the sources within jobs best (squared error after each job's mean error is subtracted). For the
+judgement of a target they are chosen by the errors on the other targets; of its own gains the choice sees only what is
+left in the models behind those errors.
 
 Gate. On every held-out job with two tasted sources or more, the regret of a pick is the best observed gain less that of
 the pick; the model picks the highest prediction, distance the nearest source. The model is `usable` if there are
 MIN_JOBS such jobs and it has the smaller regret in a one-sided sign-flip permutation test, the differences of a target
 flipped together. We chose that over a rule of standard errors because most differences are exactly zero (both pick the
-same) and the rest are skewed: the test is exact for any distribution that is symmetric where neither is better, and
-with fewer than 7 targets it cannot pass at all. The level is 1 %, not 5 %, because the question is asked again whenever
-jobs finish.
+same) and the rest are skewed: it needs no more than that differences are symmetric where neither is better, and with
+fewer than 7 targets it cannot pass at all. The level is 1 %, not 5 %, because the question is asked again whenever jobs
+finish. In 1600 simulated registries of 20 to 200 jobs in which gains were pure noise it passed 1.2 % of the time.
+
+What it learns is the gain before any step, which every job measures. That is not the gain at the end of a search: it
+decides what is worth a taste, and the taste decides.
 
 Selection bias. Only what was tasted is observed: eligible sources that were near, or that this model ranked high. It
 knows nothing of others, so it makes no prediction for a source further away, absolutely or compared with the nearest,

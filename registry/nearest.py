@@ -45,6 +45,8 @@ LARGEST_SHORTLIST = 256
 _HITS_PER_SOURCE = 4
 """Datasets taken from the index for each that is wanted, since some have no version yet."""
 _MOST_EMBEDDINGS = 4096
+_MOST_BOUNDS = 100_000
+"""Of pairs whose distance was not needed: the same query again then costs no more than reading distances."""
 _ANSWER_SECONDS = 0.1
 """Of the caller's time, kept back for ranking, the answer and its way."""
 
@@ -121,6 +123,7 @@ class SourceFinder:
         self._neighbours = NeighbourDistances(datasets)
         self._sketches = StoredSketches(store)
         self._embeddings: LruCache[str, NDArray[np.float32]] = LruCache(_MOST_EMBEDDINGS)
+        self._bounds: LruCache[Pair, float] = LruCache(_MOST_BOUNDS)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="distances")
 
     def warm_up(self) -> None:
@@ -215,6 +218,7 @@ class SourceFinder:
             query.sketch,
             shortlist,
             self._datasets.cached_distances(digests | {query.sketch.digest}),
+            self._bounds,
             cutoff=cutoff,
             space=query.space,
             sketches=self._sketches,

@@ -27,6 +27,7 @@ from clients.resources import Dataset, ShortlistEntry, ShortlistOutcome, SourceC
 from registry.candidates import Cutoff, Measured, candidates_of
 from registry.catalog.distances import Distance, Pair, pair
 from registry.index import Hit
+from registry.lru import LruCache
 from registry.stored_sketches import StoredSketches
 from registry.transport_pool import TransportPool
 from registry.transport_solver import Solution, exceeds
@@ -75,6 +76,7 @@ class Rerank:
         target: the query's sketch.
         shortlist: by embedding distance; its items are filled in.
         known: distances among the sketches of target and shortlist that are known already.
+        bounds: lower bounds that were computed before; new ones are added.
         cutoff: fresh; what the answer needs.
         space: the target's search space; None if every space will do.
         sketches: of the stored datasets.
@@ -88,6 +90,7 @@ class Rerank:
         target: Sketch,
         shortlist: Sequence[Shortlisted],
         known: Mapping[Pair, Distance],
+        bounds: LruCache[Pair, float],
         *,
         cutoff: Cutoff,
         space: SearchSpace | None,
@@ -103,6 +106,7 @@ class Rerank:
         """Distances that were not known before."""
         self._target = target
         self._known = known
+        self._bounds = bounds
         self._cutoff = cutoff
         self._space = space
         self._sketches = sketches
@@ -166,7 +170,8 @@ class Rerank:
     def _begin(self, item: Shortlisted, dataset: Dataset) -> None:
         """Skip a dataset, or submit its transport."""
         limit = self._cutoff.distance
-        item.lower_bound = self._triangle_bound(dataset.sketch_digest)
+        remembered = self._bounds.get(pair(self._target.digest, dataset.sketch_digest)) or 0.0
+        item.lower_bound = max(remembered, self._triangle_bound(dataset.sketch_digest))
         if exceeds(item.lower_bound, limit):
             item.outcome = ShortlistOutcome.PRUNED
             return
@@ -187,11 +192,13 @@ class Rerank:
             self._unusable(item, error)
             return
         item.lower_bound = max(item.lower_bound, solution.lower_bound)
+        key = pair(self._target.digest, dataset.sketch_digest)
         if solution.distance is None:
+            self._bounds.put(key, solution.lower_bound)
             item.outcome = ShortlistOutcome.PRUNED
             return
         distance = Distance(solution.distance, solution.converged)
-        self.computed[pair(self._target.digest, dataset.sketch_digest)] = distance
+        self.computed[key] = distance
         item.class_coupling = solution.class_coupling
         self._measured(item, dataset, distance, ShortlistOutcome.COMPUTED)
 

@@ -302,4 +302,4 @@ def _compared(one: Contender, other: Contender) -> str:
     """Two contenders in numbers, on the images that both are judged by."""
     gain, error = one.evidence.gain_over(other.evidence)
     accuracies = f"{100 * one.evidence.accuracy:.1f}% against {100 * other.evidence.accuracy:.1f}%"
-    return f"{accuracies}, loss {-gain:+.2f} ± {error:.2f}"
+    return f"{accuracies} of {len(one.evidence.hits)} unseen images, loss {-gain:+.2f} ± {error:.2f}"

@@ -120,7 +120,10 @@ RetainImages = Annotated[
 
 MomentsOnly = Annotated[
     bool,
-    typer.Option("--moments-only", help="Send class means and covariances, but no sampled features."),
+    typer.Option(
+        "--moments-only",
+        help="Send class means and covariances, but no sampled features. A job's images stay here only with --here.",
+    ),
 ]
 
 

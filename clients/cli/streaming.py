@@ -19,6 +19,7 @@ from clients.cli.options import (
     Epochs,
     HeadPool,
     Here,
+    MomentsOnly,
     Patience,
     Resolution,
     RetainImages,
@@ -70,6 +71,7 @@ def stream(
     here: Here = False,
     device: Device = "auto",
     retain_images: RetainImages = False,
+    moments_only: MomentsOnly = False,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Measure the accuracy matrix here on downloaded weights (needs torch).")
     ] = False,
@@ -117,6 +119,7 @@ def stream(
             here=here,
             device=device,
             retain_images=retain_images,
+            moments_only=moments_only,
             evaluate=evaluate,
             keep_going=keep_going,
         )

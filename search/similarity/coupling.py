@@ -82,8 +82,8 @@ def feasible_potentials(p: Floats, q: Floats, cost: Floats) -> tuple[Floats, Flo
         left = p32 / np.maximum(kernel @ right, _FLOOR)
         right = q32 / np.maximum(left @ kernel, _FLOOR)
     v = v + smoothing * np.log(np.maximum(right, _FLOOR)).astype(np.float64)
-    u = (cost - v).min(axis=1)
-    v = (cost - u[:, None]).min(axis=0)
+    u = np.subtract(cost, v, out=reduced).min(axis=1)
+    v = np.subtract(cost, u[:, None], out=reduced).min(axis=0)
     return u, v
 
 

@@ -71,7 +71,7 @@ class LabelledPoints:
 
 def ground_cost(between_points: Floats, between_labels: Floats, a: LabelledPoints, b: LabelledPoints) -> Floats:
     """Cost of every pair of points, (n, m), from the squared distances of points (n, m) and of classes (k, l)."""
-    cost: Floats = between_labels[a.labels][:, b.labels]
+    cost: Floats = between_labels[a.labels[:, None], b.labels]  # in C order, which the solver would copy it into
     cost += between_points
     return cost
 

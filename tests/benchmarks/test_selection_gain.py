@@ -51,10 +51,10 @@ def by_candidates(section: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_where_skill_decides_the_model_has_less_regret_than_distance_and_chance() -> None:
-    section = selection_gain.evaluate(rows(12, per_skill=0.5))
+    section = selection_gain.evaluate(rows(20, per_skill=0.5))
     for figures in by_candidates(section).values():
         assert figures["usable"]
-        assert (figures["jobs"], figures["targets"]) == (24, 12)
+        assert (figures["jobs"], figures["targets"]) == (40, 20)
         for stage in ("zero_step", "final"):
             assert figures["gain_model"][stage] < 0.3 * figures["distance"][stage]
             assert figures["gain_model"][stage] < 0.3 * figures["random"][stage]
