@@ -58,7 +58,8 @@ def spectral_square_root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     smallest = values.max() * len(values) * torch.finfo(values.dtype).eps
     roots = torch.where(values > smallest, values, torch.zeros_like(values)).sqrt()
-    return vectors @ torch.diag(roots) @ vectors.T
+    result: Tensor = vectors @ torch.diag(roots) @ vectors.T
+    return result
 
 
 def newton_schulz_square_root(matrix: Tensor) -> Tensor:
@@ -69,7 +70,8 @@ def newton_schulz_square_root(matrix: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_ITERATIONS):
         step = 1.5 * identity - 0.5 * inverse @ root
         root, inverse = root @ step, step @ inverse
-    return root * norm.sqrt()
+    result: Tensor = root * norm.sqrt()
+    return result
 
 
 def default_call(a: Samples, b: Samples, square_root: SquareRoot = spectral_square_root) -> float:

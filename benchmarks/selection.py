@@ -30,6 +30,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import selection_gain
 from report import Check, finish, print_table
 from selection_runs import Step, World, run_source, run_target, search_recipe
 
@@ -229,14 +230,17 @@ def main() -> None:
     )
     rows = run_all(world, seeds, arguments.jobs, arguments.race)
     report(rows)
+    matrix = matrix_rows(rows, world)
+    learnt = selection_gain.evaluate(matrix)
     finish(
         "selection",
         {
             "rows": rows,
-            "matrix": matrix_rows(rows, world),
+            "matrix": matrix,
+            "gain_model": learnt.figures,
             "tasks": {name: vars(step) for name, step in {**world.sources, **world.targets}.items()},
         },
-        checks(rows),
+        checks(rows) + learnt.checks,
         seeds=list(seeds),
         arguments={"quick": arguments.quick, "race": arguments.race},
         path=arguments.json,

@@ -29,6 +29,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ __all__ = ["Cutoff", "Measured", "candidates_of", "judge_novelty", "place", "qua
 
 COLLAPSED_SHARE = 0.5
 """A genotype with a larger share of skip connections is called collapsed."""
+_MARGIN = 1e-4
+"""Share by which a bound must lie above the cutoff: far more than rounding, far less than bounds are off."""
 FEWEST_NEIGHBOURS = 4
 """With fewer distances between stored datasets there is no distribution to compare with."""
 
@@ -93,28 +96,36 @@ class Cutoff:
     """The OT distance beyond which a dataset cannot change the answer to a query.
 
     It can as long as it might be among the `top_k` candidates; be the nearest eligible one, to which all others are
-    compared and which novelty judges; or tie with that, which counts its rivals. The cutoff only ever falls.
+    compared and which novelty judges; or be the second nearest eligible one, which decides whether that is tied. The
+    cutoff only ever falls.
     """
 
     def __init__(self, *, top_k: int, tie_band: float) -> None:
-        self._top_k = top_k
+        self.top_k = top_k
         self._tie_band = tie_band
         self._nearest: list[float] = []  # of the candidates so far, ascending, at most top_k
-        self._nearest_eligible = math.inf
+        self._eligible: list[float] = []  # likewise, at most two
 
     @property
     def distance(self) -> float:
         """Infinite until `top_k` candidates and an eligible one are known."""
-        last = self._nearest[-1] if len(self._nearest) == self._top_k else math.inf
-        return max(last, self._nearest_eligible * (1.0 + self._tie_band))
+        if len(self._nearest) < self.top_k or not self._eligible:
+            return math.inf
+        tie = self._eligible[0] * (1.0 + self._tie_band)
+        return max(self._nearest[-1], min(tie, self._eligible[1]) if len(self._eligible) == 2 else tie)
 
     def add(self, candidates: Sequence[SourceCandidate]) -> None:
         """Take what a measured dataset offers into account."""
         for candidate in candidates:
             insort(self._nearest, candidate.ot_distance)
             if candidate.eligible:
-                self._nearest_eligible = min(self._nearest_eligible, candidate.ot_distance)
-        del self._nearest[self._top_k :]
+                insort(self._eligible, candidate.ot_distance)
+        del self._nearest[self.top_k :]
+        del self._eligible[2:]
+
+    def excludes(self, lower_bound: float) -> bool:
+        """Whether a lower bound proves, in spite of rounding, that a distance cannot change the answer."""
+        return lower_bound * (1.0 - _MARGIN) > self.distance
 
 
 def judge_novelty(
@@ -161,12 +172,17 @@ def quality_floor(chance: float, val_count: int) -> float:
 
 def skip_share(version: SupernetVersion) -> float:
     """Share of skip connections among the edges of a version's genotype; 0 if the genotype cannot be read."""
+    return _skip_share(version.genotype, version.search_space)
+
+
+@lru_cache(maxsize=4096)
+def _skip_share(genotype: str, descriptor: SpaceDescriptor | None) -> float:
     try:
-        space = space_from_fields(version.search_space)
-        genotype = family_of(space).parse_genotype(space, version.genotype)
+        space = space_from_fields(descriptor)
+        parsed = family_of(space).parse_genotype(space, genotype)
     except InvalidArgument:
         return 0.0
-    operations = [operation for nodes in genotype.values() for node in nodes for operation, _ in node]
+    operations = [operation for nodes in parsed.values() for node in nodes for operation, _ in node]
     return operations.count("skip_connect") / len(operations) if operations else 0.0
 
 
@@ -175,7 +191,7 @@ def _gated(item: Measured, version: SupernetVersion, space: SearchSpace | None) 
     quality = (version.metrics or Metrics()).val_accuracy
     floor = quality_floor(item.chance, item.dataset.val_count)
     share = skip_share(version)
-    mismatch = _space_mismatch(version, space)
+    mismatch = _space_mismatch(version.search_space, space)
     gates, remarks = [], []
     if mismatch:
         gates.append(Reason(code="INCOMPATIBLE_SPACE", message=mismatch))
@@ -219,11 +235,12 @@ def _placed(
     limit = nearest.ot_distance * (1.0 + tie_band)
     here, there = f"OT distance {candidate.ot_distance:.4g}", f"the nearest's {nearest.ot_distance:.4g}"
     if candidate is nearest:
-        rivals = sum(other.eligible and other.ot_distance <= limit for other in others) - 1
         place = [Reason(code="NEAREST", message=f"{here}, the least of all eligible candidates.")]
-        if rivals:
-            place.append(Reason(code="TIED", message=f"{rivals} more lie within {tie_band:.0%} of it."))
-        tied = rivals > 0
+        rivals = [other.ot_distance for other in others if other.eligible and other is not nearest]
+        tied = min(rivals, default=math.inf) <= limit
+        if tied:
+            message = f"The next one lies at {min(rivals):.4g}, within {tie_band:.0%} of it."
+            place.append(Reason(code="TIED", message=message))
     elif candidate.ot_distance <= limit:
         place = [Reason(code="TIED", message=f"{here}, within {tie_band:.0%} of {there}.")]
         tied = True
@@ -236,11 +253,12 @@ def _placed(
     return replace(candidate, tied=tied, reasons=reasons)
 
 
-def _space_mismatch(version: SupernetVersion, space: SearchSpace | None) -> str:
+@lru_cache(maxsize=1024)
+def _space_mismatch(descriptor: SpaceDescriptor | None, space: SearchSpace | None) -> str:
     if space is None:
         return ""
     try:
-        check_compatible(space_from_fields(version.search_space), space)
+        check_compatible(space_from_fields(descriptor), space)
     except SpaceMismatch as error:
         return error.message
     return ""

@@ -1,11 +1,12 @@
 """The exact re-rank of a shortlist: as few transports as the answer needs.
 
-Datasets are taken in the order of their embedding distances, which is nearly that of their OT distances. As soon as the
-`Cutoff` is finite, a dataset is skipped where one of two lower bounds, the cheaper one first, lies above it:
+A dataset is skipped where a lower bound of its distance lies above the `Cutoff`:
 
-1. the triangle inequality, |d(q, a) - d(a, b)| ≤ d(q, b), with a measured already and d(a, b) in the cache: √OTDD is a
-   metric;
-2. `search.similarity.lower_bound` of the two sketches, computed where the transport would be.
+- by the triangle inequality, |d(q, a) - d(a, b)| ≤ d(q, b), with a measured already and d(a, b) in the cache: √OTDD is
+  a metric;
+- `search.similarity.lower_bound` of the two sketches, a quarter of a transport. It orders the datasets far better than
+  the distance of their embeddings, so it is computed for all of them first; then they are measured from the least
+  bound on, which brings the cutoff down with the fewest transports.
 
 What is skipped could not have changed the answer, so it is the same as if everything had been measured.
 """
@@ -122,18 +123,17 @@ class Rerank:
 
     def run(self) -> None:
         """Measure what the answer needs, up to the deadline. Raises Draining when the server stops meanwhile."""
-        pending = deque(self._take_known())
-        while True:
-            while pending and len(self._running) < self._pool.size:
-                self._begin(*pending.popleft())
-            if not self._running:
-                return
-            done, _ = wait(self._running, timeout=self._time_left(), return_when=FIRST_COMPLETED)
-            if not done:
-                self._leave()
-                return
-            for future in done:
-                self._end(future)
+        pending = self._take_known()
+        if len(pending) + len(self.candidates) > self._cutoff.top_k:  # else none can be skipped
+            self._compute_bounds([item for item in pending if not self._is_beyond(item)])
+        pending.sort(key=lambda item: item.lower_bound)  # stable: by embedding distance where there are no bounds
+        for item, future in self._in_pool(pending, self._solve, late=self._measured_late):
+            with self._leaving_out_unusable(item):
+                solution = future.result()
+                distance = Distance(solution.distance, solution.converged)
+                self.computed[self._key(item)] = distance
+                item.class_coupling = solution.class_coupling
+                self._measured(item, distance, ShortlistOutcome.COMPUTED)
 
     def couple(self, names: Collection[str]) -> bool:
         """Fill in the class couplings of measured datasets; False if the deadline came before the last one."""

@@ -20,7 +20,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,9 +30,11 @@ from registry.lru import LruCache
 from registry.transport_process import SHELF_BYTES, read_frame, write_frame
 from registry.transport_solver import Solution, solve, warm_up
 from search.errors import Draining
-from search.similarity import Sketch
+from search.similarity import Sketch, lower_bound
 
 __all__ = ["TransportPool", "default_processes"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -77,12 +81,13 @@ class TransportPool:
         self._threads.submit(self._start_idle)
         self._threads.submit(warm_up)  # for this process: it embeds, and solves while the others are starting
 
-    def submit(self, target: Sketch, source: Sketch, *, stop_above: float = math.inf) -> Future[Solution]:
-        """Solve in the background; see `transport_solver.solve`. Raises Draining once the pool is closed."""
-        try:
-            return self._threads.submit(self._solve, target, source, stop_above)
-        except RuntimeError:
-            raise _draining() from None
+    def solve(self, target: Sketch, source: Sketch) -> Future[Solution]:
+        """The exact distance, in the background. Raises Draining once the pool is closed."""
+        return self._submit(lambda process: process.solve(target, source), lambda: solve(target, source))
+
+    def bound(self, target: Sketch, source: Sketch) -> Future[float]:
+        """`search.similarity.lower_bound`, in the background. Raises Draining once the pool is closed."""
+        return self._submit(lambda process: process.bound(target, source), lambda: lower_bound(target, source))
 
     def close(self) -> None:
         """Drop what has not begun and stop what runs, whose futures fail with Draining."""
@@ -103,18 +108,24 @@ class TransportPool:
             process.ready()
             self._idle.put(process)
 
-    def _solve(self, target: Sketch, source: Sketch, stop_above: float) -> Solution:
+    def _submit(self, remote: Callable[[_Process], T | None], here: Callable[[], T]) -> Future[T]:
+        try:
+            return self._threads.submit(self._run, remote, here)
+        except RuntimeError:
+            raise _draining() from None
+
+    def _run(self, remote: Callable[[_Process], T | None], here: Callable[[], T]) -> T:
         if self._processes:
             process = self._idle.get()  # as many as threads, so there is one
             try:
-                solution = process.solve(target, source, stop_above)
+                result = remote(process)
             finally:
                 self._idle.put(process)
-            if solution is not None:
-                return solution
+            if result is not None:
+                return result
         if self._closing:
             raise _draining()
-        return solve(target, source, stop_above=stop_above)
+        return here()
 
 
 def _draining() -> Draining:
@@ -138,29 +149,36 @@ class _Process:
         child = self._child
         return child.pid if child is not None and self._is_ready else None
 
-    def solve(self, target: Sketch, source: Sketch, stop_above: float) -> Solution | None:
-        """None if there is no process to do it, or it died over it."""
+    def solve(self, target: Sketch, source: Sketch) -> Solution | None:
+        """None if there is no process to do it, it died over it, or it raised an error."""
+        answered = self._ask("distance", target, source)
+        if answered is None:
+            return None
+        answer, payloads = answered
+        coupling = np.frombuffer(payloads[0], dtype="<f8").reshape(answer["shape"])
+        return Solution(answer["distance"], answer["converged"], coupling)
+
+    def bound(self, target: Sketch, source: Sketch) -> float | None:
+        """None as for `solve`."""
+        answered = self._ask("bound", target, source)
+        return None if answered is None else float(answered[0]["bound"])
+
+    def _ask(self, want: str, target: Sketch, source: Sketch) -> tuple[dict[str, Any], list[bytes]] | None:
         if not self.ready():
             return None
         child = self._child
         assert child is not None
         assert child.stdin is not None
         assert child.stdout is not None
-        request = {
-            "target": target.digest,
-            "source": source.digest,
-            "stop_above": stop_above if math.isfinite(stop_above) else None,
-        }
+        request = {"want": want, "target": target.digest, "source": source.digest}
         try:
             write_frame(child.stdin, request, [self._unless_held(target), self._unless_held(source)])
             answer, payloads = read_frame(child.stdout)
         except (OSError, EOFError, ValueError) as error:
             self._give_up(error)
             return None
-        if "error" in answer:
-            return None  # whoever solves it instead raises it again, as what it is
-        coupling = np.frombuffer(payloads[0], dtype="<f8").reshape(answer["shape"])
-        return Solution(answer["distance"], answer["converged"], answer["lower_bound"], coupling)
+        # Whoever does it instead raises an error again, as what it is.
+        return None if "error" in answer else (answer, payloads)
 
     def ready(self) -> bool:
         """Whether the process can take a transport; starts it if there is none."""

@@ -4,9 +4,10 @@ The network simplex holds Python's global lock, so threads of the server would s
 every other call meanwhile. Processes do not. They are fresh interpreters, never forks, and speak frames over their
 standard streams: a length (4 bytes, big-endian), a JSON object, and the bytes whose lengths it names under `sizes`.
 
-    request   {"target": digest, "source": digest, "stop_above": number | null, "sizes": [n, m]}, sketches
-    answer    {"distance": number | null, "converged": bool, "lower_bound": number, "shape": [k, l], "sizes": [n]},
-              class coupling, or {"error": text, "sizes": []}
+    request   {"want": "bound" | "distance", "target": digest, "source": digest, "sizes": [n, m]}, sketches
+    answer    {"bound": number, "sizes": []}
+              {"distance": number, "converged": bool, "shape": [k, l], "sizes": [n]}, class coupling
+              {"error": text, "sizes": []}
 
 A sketch is sent only if the process does not hold it: the server keeps the names of what lies on the process's shelf,
 by the same rule (`LruCache`), and a size of 0 means "the one you have". The process leaves when its standard input
@@ -28,7 +29,7 @@ import numpy as np
 from registry.lru import LruCache
 from registry.transport_solver import solve, stored_sketch, warm_up
 from search.errors import SupernetRegistryError
-from search.similarity import Sketch
+from search.similarity import Sketch, lower_bound
 
 __all__ = ["SHELF_BYTES", "read_frame", "write_frame"]
 
@@ -87,13 +88,14 @@ def _answer(
 ) -> tuple[dict[str, Any], list[bytes]]:
     try:
         pair = _sketch(shelf, header["target"], target), _sketch(shelf, header["source"], source)
-        stop_above = float("inf") if header["stop_above"] is None else header["stop_above"]
-        solution = solve(*pair, stop_above=stop_above)
+        if header["want"] == "bound":
+            return {"bound": lower_bound(*pair)}, []
+        solution = solve(*pair)
     except SupernetRegistryError as error:
         return {"error": str(error)}, []
     coupling = np.ascontiguousarray(solution.class_coupling, dtype="<f8")
-    answer = {"distance": solution.distance, "converged": solution.converged, "lower_bound": solution.lower_bound}
-    return {**answer, "shape": coupling.shape}, [coupling.tobytes()]
+    answer = {"distance": solution.distance, "converged": solution.converged, "shape": coupling.shape}
+    return answer, [coupling.tobytes()]
 
 
 def _sketch(shelf: LruCache[str, Sketch], digest: str, data: bytes) -> Sketch:

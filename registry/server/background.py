@@ -1,7 +1,7 @@
 """What the server does by itself.
 
-It takes jobs from dead workers, sweeps, looks for what other servers committed, rebuilds a large index, and embeds
-anew what another release has embedded.
+It takes jobs from dead workers, sweeps, looks for what other servers committed, rebuilds a large index, embeds anew
+what another release has embedded, and learns from finished jobs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _INDEX_SECONDS = 5.0
 
 _RENEW_SECONDS = 1.0
 """Pause between two looks for embeddings of another release; a look without work costs nothing."""
+
+_LEARN_SECONDS = 60.0
+"""Pause between two looks for finished jobs that the gain model has not seen; a look without news reads row ids."""
 
 
 def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> list[asyncio.Task[None]]:
@@ -51,6 +54,9 @@ def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> li
             await _interruptible(pools.slow, registry.embeddings.renew_batch)
             await pools.fast(registry.index.catch_up)
 
+    async def learn() -> None:
+        await _interruptible(pools.slow, registry.gains.refresh)
+
     # A quarter of a lease: a dead worker's job waits at most that much longer.
     chores = (
         (expire, settings.lease_seconds / 4),
@@ -58,6 +64,7 @@ def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> li
         (catch_up, _INDEX_SECONDS),
         (rebuild, _INDEX_SECONDS),
         (renew, _RENEW_SECONDS),
+        (learn, _LEARN_SECONDS),
     )
     return [asyncio.create_task(_repeat(chore, pause), name=chore.__name__) for chore, pause in chores]
 

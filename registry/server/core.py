@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from clients.resources import Encoder
 from registry.catalog import Catalog
+from registry.catalog.tastes import Tastes
+from registry.gain_predictor import GainPredictor
 from registry.index import EmbeddingIndex
 from registry.nearest import SourceFinder
 from registry.reembedding import CurrentEmbeddings
@@ -30,6 +32,7 @@ class Registry:
     embedding_id: str
     embeddings: CurrentEmbeddings
     index: EmbeddingIndex
+    gains: GainPredictor
     finder: SourceFinder
 
     @classmethod
@@ -50,6 +53,7 @@ class Registry:
             embeddings = CurrentEmbeddings(catalog.datasets, encoder_id=encoder.encoder_id, embedding_id=current_id)
             index = EmbeddingIndex(EMBEDDING_DIMENSION, embeddings.changes)
             index.catch_up()
+            gains = GainPredictor(Tastes(catalog.engine))
             processes = settings.transport_processes
             finder = SourceFinder(
                 catalog.datasets,
@@ -58,11 +62,12 @@ class Registry:
                 shortlist_size=settings.shortlist_size,
                 tie_band=settings.tie_band,
                 pool=TransportPool(default_processes() if processes is None else processes),
+                gains=gains,
             )
         except BaseException:
             catalog.close()
             raise
-        return cls(settings, catalog, encoder, current_id, embeddings, index, finder)
+        return cls(settings, catalog, encoder, current_id, embeddings, index, gains, finder)
 
     def close(self) -> None:
         """Stop computing and close the database."""

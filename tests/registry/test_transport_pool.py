@@ -17,7 +17,7 @@ import pytest
 
 from registry.transport_pool import TransportPool
 from search import errors
-from search.similarity import Sketch, otdd
+from search.similarity import Sketch, lower_bound, otdd
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,12 +48,12 @@ def running_pool(processes: int) -> Iterator[TransportPool]:
         pool.warm_up()
         while len(pool.process_ids) < processes:
             time.sleep(0.05)
-            pool.submit(TARGET, SOURCES[0]).result()
+            pool.solve(TARGET, SOURCES[0]).result()
         yield pool
 
 
 def solve_all(pool: TransportPool) -> list[float | None]:
-    futures = [pool.submit(TARGET, source) for source in SOURCES]
+    futures = [pool.solve(TARGET, source) for source in SOURCES]
     return [future.result().distance for future in futures]
 
 
@@ -62,10 +62,11 @@ def test_a_pool_solves_what_otdd_does(processes: int) -> None:
     with running_pool(processes) as pool:
         assert pool.size == max(1, processes)
         for source, exact in zip(SOURCES, EXACT, strict=True):
-            solution = pool.submit(TARGET, source).result()
+            solution = pool.solve(TARGET, source).result()
             assert solution.distance == pytest.approx(exact.distance, rel=1e-12)
             assert solution.converged
             np.testing.assert_allclose(solution.class_coupling, exact.class_coupling, atol=1e-12)
+            assert pool.bound(TARGET, source).result() == pytest.approx(lower_bound(TARGET, source), rel=1e-6)
 
 
 def test_a_cold_pool_makes_nobody_wait_for_its_processes() -> None:
@@ -83,13 +84,13 @@ def test_killed_processes_lose_no_transport_and_are_replaced(caplog: pytest.LogC
         assert "died" in caplog.text
         while len(pool.process_ids) < 2 or set(pool.process_ids) & set(before):
             time.sleep(0.05)
-            pool.submit(TARGET, SOURCES[0]).result()
+            pool.solve(TARGET, SOURCES[0]).result()
 
 
 def test_a_process_killed_in_the_middle_of_a_transport_loses_nothing() -> None:
     large = sketch(1, points=1500), sketch(2, points=1500)
     with running_pool(1) as pool:
-        future = pool.submit(*large)
+        future = pool.solve(*large)
         while not future.running():
             pass
         (number,) = pool.process_ids
@@ -100,7 +101,7 @@ def test_a_process_killed_in_the_middle_of_a_transport_loses_nothing() -> None:
 @pytest.mark.parametrize("processes", [0, 1])
 def test_sketches_that_do_not_compare_raise_the_same_error_from_anywhere(processes: int) -> None:
     with running_pool(processes) as pool:
-        future = pool.submit(TARGET, sketch(1, encoder_id="other"))
+        future = pool.solve(TARGET, sketch(1, encoder_id="other"))
         with pytest.raises(errors.EncoderMismatch):
             future.result()
         assert solve_all(pool) == pytest.approx([exact.distance for exact in EXACT])
@@ -112,13 +113,13 @@ def test_closing_leaves_no_process_and_refuses_new_work(processes: int) -> None:
         numbers = pool.process_ids
     assert not any(is_alive(number) for number in numbers)
     with pytest.raises(errors.Draining):
-        pool.submit(TARGET, SOURCES[0])
+        pool.solve(TARGET, SOURCES[0])
 
 
 def test_closing_does_not_wait_for_long_transports() -> None:
     large = sketch(1, points=3000), sketch(2, points=3000)
     with running_pool(1) as pool:
-        running, waiting = pool.submit(*large), pool.submit(*large)
+        running, waiting = pool.solve(*large), pool.solve(*large)
         while not running.running():
             pass
     with pytest.raises(errors.Draining):
