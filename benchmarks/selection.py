@@ -113,7 +113,7 @@ def still_racing(row: Row, points: float) -> list[str]:
 
 def nearest_of(row: Row) -> str:
     """The nearest stored source."""
-    return min((n for n in row["distances"] if n != "generalist"), key=lambda n: row["distances"][n]["ot_distance"])
+    return min((n for n in row["sources"] if n != "generalist"), key=lambda n: row["distances"][n]["ot_distance"])
 
 
 def outcome(row: Row, policy: str) -> float:

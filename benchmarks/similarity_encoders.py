@@ -1,14 +1,15 @@
 """Encoders: how well does √OTDD between sketches predict what a source is worth?
 
-Measured against real transfer runs where `benchmarks/selection.py --json results/selection.json` has left them (another
-file by the environment variable SELECTION_JSON): for every target its sources, their gain in test accuracy over
-scratch, paired by seed. Distances are computed between the very datasets of those runs. Sources with random labels or
-permuted pixels are left out of the figures and told apart: distance sees no labels, so no encoder can avoid them.
+Measured against real transfers where these have left their results: `benchmarks/selection.py --json
+results/selection.json` (12 targets searched from every source; another file by the environment variable
+SELECTION_JSON) and `benchmarks/transfer_starts.py --json results/starts.json` (all other tasks before any step). See
+`encoder_transfer.py` for the figures.
 
-Without those runs two proxies remain: whether a task's nearest neighbour is of its own domain, and whether the nearest
-earlier step of a stream is the one that its author expects. Both are printed in any case.
+Two proxies need no transfer: whether a task's nearest neighbour is of its own domain, and whether the nearest earlier
+step of a stream is the one that its author expects.
 
-The generalist is trained here, on shipped tasks that are no target of the transfer runs.
+The generalist is trained here, on shipped tasks. None is a target of selection; two, print_hebrew and optdigits, are
+among the others, which can only flatter it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from encoder_transfer import Figures, SketchCache, evaluate
 from encoders import RandomConvEncoder, RawEncoder, ScatteringEncoder
 from numpy.typing import NDArray
 from report import Check, Options, Section, print_table
@@ -34,29 +36,30 @@ from search.tasks import Derivation, ImageDataset, dataset_from_arrays, derive, 
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "examples" / "tasks"
-SELECTION = Path(os.environ.get("SELECTION_JSON", ROOT / "results" / "selection.json"))
+TRANSFERS = {
+    "final gain": Path(os.environ.get("SELECTION_JSON", ROOT / "results" / "selection.json")),
+    "gain before any step": ROOT / "results" / "starts.json",
+}
 GENERALIST = ("print_latin_lower", "print_latin_upper_wild", "print_hebrew", "fashion_tops", "texture3", "optdigits")
 GENERALIST_IMAGES = 300  # training images of each of its tasks, about
 GENERALIST_EPOCHS = 10
 GENERALIST_SIDE = 32
-RESAMPLES = 10_000
-"""Of the targets, for the interval of a difference."""
 
 DistanceMatrix = NDArray[np.float64]
-Figures = dict[str, Any]
 
 
 def run(options: Options) -> Section:
-    """Proxies always, transfer runs where there are any."""
+    """Proxies always, transfers where there are any."""
     encoders = all_encoders(options)
     proxies = {encoder.name: proxy_figures(encoder, options) for encoder in encoders}
     print_proxies(proxies)
     figures: Figures = {"proxies": proxies}
     checks = [Check("encoders compared", len(encoders), "≥ 4", "", len(encoders) >= 4)]
-    if SELECTION.is_file() and not options.quick:
-        transfer = evaluate(json.loads(SELECTION.read_text())["figures"], options.tasks, encoders)
-        figures["transfer"] = transfer.figures
-        checks += transfer.checks
+    for title, path in TRANSFERS.items():
+        if path.is_file() and not options.quick:
+            transfer = evaluate(json.loads(path.read_text())["figures"], options.tasks, encoders, title=title)
+            figures[title] = transfer.figures
+            checks += transfer.checks
     return Section(figures, checks)
 
 
@@ -217,28 +220,6 @@ def stream_expectations(encoder: Encoder, options: Options) -> tuple[int, int, l
     return met, met + len(missed), missed
 
 
-@dataclass
-class SketchCache:
-    """Sketches of derived tasks, written as `streams.json` writes them; each is made once."""
-
-    encoder: Encoder
-    tasks: Path
-
-    def __post_init__(self) -> None:
-        self._known: dict[str, Sketch] = {}
-
-    def __call__(self, step: Mapping[str, Any], *, repetition: int = 0) -> Sketch:
-        """The sketch of a step; a repetition adds its number to the step's seed."""
-        fields = {name: step.get(name) for name in ("n_train", "n_val", "transform", "labels")}
-        classes = tuple(step["classes"]) if step.get("classes") else None
-        derivation = Derivation(**fields, classes=classes, seed=step["seed"] + repetition)
-        key = f"{step['task']} {derivation}"
-        if key not in self._known:
-            dataset = derive(load_dataset(self.tasks / f"{step['task']}.npz"), derivation)
-            self._known[key] = make_sketch(dataset, self.encoder)
-        return self._known[key]
-
-
 def print_proxies(proxies: Mapping[str, Figures]) -> None:
     print_table(
         "encoders without transfer runs",
@@ -254,156 +235,3 @@ def print_proxies(proxies: Mapping[str, Figures]) -> None:
             for name, f in proxies.items()
         ],
     )
-
-
-# Transfer runs
-
-
-def evaluate(transfer: Mapping[str, Any], tasks: Path, encoders: Sequence[Encoder]) -> Section:
-    """Distances against measured gains, averaged over seeds.
-
-    Args:
-        transfer: `matrix`, rows {target, source, seed, gain, zero_step_gain}, and `tasks`, name to step. Sources
-            without a step (a generalist) are left out.
-        tasks: folder of the tasks.
-        encoders: the default first.
-    """
-    steps: Mapping[str, Any] = transfer["tasks"]
-    rows = [row for row in transfer["matrix"] if row["source"] in steps]
-    honest = [name for name in ordered(row["source"] for row in rows) if not is_poisoned(steps[name])]
-    poisoned = [name for name in ordered(row["source"] for row in rows) if is_poisoned(steps[name])]
-    targets = ordered(row["target"] for row in rows)
-    gain, zero_step = (mean_table(rows, targets, honest, key) for key in ("gain", "zero_step_gain"))
-    results = {}
-    for encoder in encoders:
-        sketch = SketchCache(encoder, tasks)
-        measured = [{**row, "distance": distance_of(sketch, steps, row)} for row in rows]
-        near = mean_table(measured, targets, honest, "distance")
-        results[encoder.name] = {
-            "rank_correlation": [rank_correlation(-d, g) for d, g in zip(near, gain, strict=True)],
-            "rank_correlation_zero_step": [rank_correlation(-d, g) for d, g in zip(near, zero_step, strict=True)],
-            "regret": [100 * regret_of_nearest(d, g, 1) for d, g in zip(near, gain, strict=True)],
-            "regret_top_3": [100 * regret_of_nearest(d, g, 3) for d, g in zip(near, gain, strict=True)],
-            "nearest": [honest[int(d.argmin())] for d in near],
-            "poisoned_ranks": poisoned_ranks(near, mean_table(measured, targets, poisoned, "distance"), poisoned),
-            "distances": near.tolist(),
-        }
-        print(f"{encoder.name}: rank correlation {np.mean(results[encoder.name]['rank_correlation']):.3f}", flush=True)
-    default = encoders[0].name
-    for figures in results.values():
-        figures["ahead_of_default"] = interval_of_difference(results[default], figures)
-    by_chance = 100 * float((gain.max(axis=1) - gain.mean(axis=1)).mean())
-    print_transfer(results, by_chance, len(honest))
-    return Section(
-        {"targets": targets, "sources": honest, "gain": gain.tolist(), "regret_by_chance": by_chance, **results},
-        default_checks(results, default),
-    )
-
-
-def is_poisoned(step: Mapping[str, Any]) -> bool:
-    """Nothing can be learnt from random labels, nothing of pictures from permuted pixels."""
-    return bool(step["labels"] == "random" or step["transform"] == "permute_pixels")
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """Each once, in order of first appearance."""
-    return list(dict.fromkeys(names))
-
-
-def distance_of(sketch: SketchCache, steps: Mapping[str, Any], row: Mapping[str, Any]) -> float:
-    """√OTDD between the datasets of one run."""
-    source, target = (sketch(steps[row[key]], repetition=row["seed"]) for key in ("source", "target"))
-    return otdd(source, target).distance
-
-
-def mean_table(
-    rows: Sequence[Mapping[str, Any]], targets: Sequence[str], sources: Sequence[str], key: str
-) -> NDArray[np.float64]:
-    """(targets, sources): means over seeds."""
-    values: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        values.setdefault((row["target"], row["source"]), []).append(row[key])
-    return np.array([[statistics.fmean(values[target, source]) for source in sources] for target in targets])
-
-
-def rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Spearman's; 0 where one of the two is constant."""
-    ranks = [mid_ranks(values) for values in (x, y)]
-    a, b = (r - r.mean() for r in ranks)
-    return float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-12))
-
-
-def mid_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ties share the mean of their ranks."""
-    below = (values[None, :] < values[:, None]).sum(axis=1)
-    ranks: NDArray[np.float64] = below + 0.5 * (values[None, :] == values[:, None]).sum(axis=1)
-    return ranks
-
-
-def regret_of_nearest(distances: NDArray[np.float64], gain: NDArray[np.float64], count: int) -> float:
-    """What the best of the `count` nearest sources gains less than the best of all."""
-    return float(gain.max() - gain[np.argsort(distances, kind="stable")[:count]].max())
-
-
-def poisoned_ranks(
-    honest: NDArray[np.float64], poisoned: NDArray[np.float64], names: Sequence[str]
-) -> dict[str, float]:
-    """Honest sources nearer than each poisoned one, mean over targets: 0 is always the nearest."""
-    nearer = (honest[:, :, None] < poisoned[:, None, :]).sum(axis=1)
-    return dict(zip(names, nearer.mean(axis=0).tolist(), strict=True))
-
-
-def interval_of_difference(default: Figures, other: Figures) -> dict[str, tuple[float, float, float]]:
-    """How much better than the default: mean, and 95 % percentile bootstrap over targets."""
-    better: Mapping[str, Callable[[Any, Any], Any]] = {
-        "rank_correlation": lambda mine, its: mine - its,
-        "rank_correlation_zero_step": lambda mine, its: mine - its,
-        "regret": lambda mine, its: its - mine,
-    }
-    result = {}
-    for key, by in better.items():
-        change = by(np.array(other[key]), np.array(default[key]))
-        draws = np.random.default_rng(0).integers(0, len(change), (RESAMPLES, len(change)))
-        low, high = np.quantile(change[draws].mean(axis=1), [0.025, 0.975])
-        result[key] = (float(change.mean()), float(low), float(high))
-    return result
-
-
-def print_transfer(results: Mapping[str, Figures], by_chance: float, sources: int) -> None:
-    def spread(name: str, key: str) -> str:
-        mean, low, high = results[name]["ahead_of_default"][key]
-        return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-    print_table(
-        f"distance against measured gain, {sources} honest sources, mean over targets (a source by chance: "
-        f"{by_chance:.1f} points of regret)",
-        ["encoder", "Spearman", "of the start", "regret", "regret, top 3", "Spearman − default", "regret, default −"],
-        [
-            [
-                name,
-                f"{np.mean(f['rank_correlation']):.3f}",
-                f"{np.mean(f['rank_correlation_zero_step']):.3f}",
-                f"{np.mean(f['regret']):.2f}",
-                f"{np.mean(f['regret_top_3']):.2f}",
-                spread(name, "rank_correlation"),
-                spread(name, "regret"),
-            ]
-            for name, f in results.items()
-        ],
-    )
-    poisoned = list(next(iter(results.values()))["poisoned_ranks"])
-    print_table(
-        "honest sources nearer than a poisoned one, mean over targets",
-        ["encoder", *poisoned],
-        [[name, *(f"{f['poisoned_ranks'][p]:.1f}" for p in poisoned)] for name, f in results.items()],
-    )
-
-
-def default_checks(results: Mapping[str, Figures], default: str) -> list[Check]:
-    """The default stays unless another is clearly better."""
-    clearly = [name for name, f in results.items() if f["ahead_of_default"]["rank_correlation"][1] > 0]
-    correlation = float(np.mean(results[default]["rank_correlation"]))
-    return [
-        Check("encoders that predict gain clearly better than the default", len(clearly), "0", "", not clearly),
-        Check("the default's rank correlation with gain, mean over targets", correlation, "> 0", "", correlation > 0),
-    ]

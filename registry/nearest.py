@@ -20,16 +20,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.resources import ClassCoupling, Dataset, NearestSources, SourceCandidate, SupernetVersion
+from clients.resources import ClassCoupling, Dataset, NearestSources, SourceCandidate
 from registry.blobs import BlobStore
 from registry.candidates import Cutoff, judge_novelty, place
 from registry.catalog.datasets import Datasets
 from registry.catalog.distances import Distance, Pair
+from registry.catalog.sources import SourceStamp
 from registry.index import EmbeddingIndex, Hit
 from registry.lru import LruCache
 from registry.neighbour_distances import NeighbourDistances
 from registry.rerank import Rerank, Shortlisted
 from registry.stored_sketches import StoredSketches
+from registry.stored_sources import StoredSources
 from registry.transport_pool import TransportPool
 from search.errors import InvalidArgument, SupernetRegistryError
 from search.similarity import Sketch, embed
@@ -49,8 +51,6 @@ _MOST_BOUNDS = 100_000
 """Of pairs whose distance was not needed: the same query again then costs no more than reading distances."""
 _ANSWER_SECONDS = 0.1
 """Of the caller's time, kept back for ranking, the answer and its way."""
-
-VersionsByDataset = Mapping[str, Sequence[SupernetVersion]]
 
 
 class GainGuide(Protocol):
@@ -121,6 +121,7 @@ class SourceFinder:
         self._pool = pool
         self._gains = gains
         self._neighbours = NeighbourDistances(datasets)
+        self._sources = StoredSources(datasets)
         self._sketches = StoredSketches(store)
         self._embeddings: LruCache[str, NDArray[np.float32]] = LruCache(_MOST_EMBEDDINGS)
         self._bounds: LruCache[Pair, float] = LruCache(_MOST_BOUNDS)
@@ -161,8 +162,9 @@ class SourceFinder:
         else:
             novel, novelty_reason = False, "The deadline came before the first distance was known."
         if query.include_class_coupling:
-            complete = rerank.couple({candidate.dataset for candidate in candidates}) and complete
+            rerank.couple({candidate.dataset for candidate in candidates})
             candidates = _with_coupling(candidates, shortlist)
+            complete = complete and all(candidate.class_coupling is not None for candidate in candidates)
         return NearestSources(
             candidates=self._with_gains(candidates, query.sketch, shortlist),
             novel=novel,
@@ -187,33 +189,37 @@ class SourceFinder:
     def _shortlist(self, vector: NDArray[np.float32], size: int) -> list[Shortlisted]:
         """The nearest datasets by embedding that have a version at all."""
         k = _HITS_PER_SOURCE * size
-        versions: dict[str, Sequence[SupernetVersion]] = {}
+        stamps: dict[str, SourceStamp | None] = {}
         while True:
             hits = self._index.search(vector, k)
-            sources = self._with_versions(hits, size, versions)
+            sources = self._with_versions(hits, size, stamps)
             if len(sources) >= size or len(hits) < k:
                 break
             k *= _HITS_PER_SOURCE  # many datasets near the target have no version yet
-        stored = self._datasets.get_many([hit.name for hit in sources])
-        return [Shortlisted(hit=hit, dataset=stored.get(hit.name), versions=versions[hit.name]) for hit in sources]
+        read = self._sources.read({hit.name: stamp for hit in sources if (stamp := stamps[hit.name]) is not None})
+        return [
+            Shortlisted(hit=hit, dataset=read[hit.name].dataset, versions=read[hit.name].versions)
+            for hit in sources
+            if hit.name in read
+        ]
 
-    def _with_versions(
-        self, hits: Sequence[Hit], size: int, versions: dict[str, Sequence[SupernetVersion]]
-    ) -> list[Hit]:
-        """The first `size` hits with a version; reads no more versions than it takes, and adds them to `versions`."""
+    def _with_versions(self, hits: Sequence[Hit], size: int, stamps: dict[str, SourceStamp | None]) -> list[Hit]:
+        """The first `size` hits with a version; reads no more stamps than it takes, and adds them to `stamps`."""
         sources: list[Hit] = []
         start, step = 0, size
         while len(sources) < size and start < len(hits):
             some = hits[start : start + step]
-            versions.update(self._datasets.versions_on([hit.name for hit in some if hit.name not in versions]))
-            sources += [hit for hit in some if versions[hit.name]]
+            unknown = [hit.name for hit in some if hit.name not in stamps]
+            found = self._datasets.source_stamps(unknown) if unknown else {}
+            stamps.update({name: found.get(name) for name in unknown})
+            sources += [hit for hit in some if stamps[hit.name] is not None]
             start, step = start + step, 2 * step
         return sources[:size]
 
     def _rerank(
         self, query: NearestQuery, shortlist: list[Shortlisted], cutoff: Cutoff, deadline: float | None
     ) -> Rerank:
-        digests = {item.dataset.sketch_digest for item in shortlist if item.dataset is not None}
+        digests = {item.dataset.sketch_digest for item in shortlist}
         rerank = Rerank(
             query.sketch,
             shortlist,
@@ -244,7 +250,7 @@ class SourceFinder:
     ) -> tuple[SourceCandidate, ...]:
         if self._gains is None or not candidates:
             return tuple(candidates)
-        datasets = {item.hit.name: item.dataset for item in shortlist if item.dataset is not None}
+        datasets = {item.hit.name: item.dataset for item in shortlist}
         gains = self._gains.predict_gains(candidates, target, datasets)
         return tuple(replace(candidate, predicted_gain=gains.get(candidate.version)) for candidate in candidates)
 

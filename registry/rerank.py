@@ -13,13 +13,15 @@ What is skipped could not have changed the answer, so it is the same as if every
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +33,14 @@ from registry.index import Hit
 from registry.lru import LruCache
 from registry.stored_sketches import StoredSketches
 from registry.transport_pool import TransportPool
-from registry.transport_solver import Solution, exceeds
+from registry.transport_solver import Solution
 from search.errors import Draining, NotFound, SupernetRegistryError
 from search.similarity import Sketch
 from search.spaces import SearchSpace
 
 __all__ = ["Rerank", "Shortlisted"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +53,7 @@ class Shortlisted:
     """A dataset of the shortlist, and what became of it."""
 
     hit: Hit
-    dataset: Dataset | None
-    """None if it was deleted since the index was searched."""
+    dataset: Dataset
     versions: Sequence[SupernetVersion]
     outcome: ShortlistOutcome = ShortlistOutcome.LATE
     lower_bound: float = 0.0
@@ -62,7 +65,7 @@ class Shortlisted:
         """As explained to the caller."""
         return ShortlistEntry(
             dataset=self.hit.name,
-            dataset_display_name=self.dataset.display_name if self.dataset else "",
+            dataset_display_name=self.dataset.display_name,
             embedding_distance=self.hit.distance,
             lower_bound=self.lower_bound,
             ot_distance=self.distance.value if self.distance else None,
@@ -83,7 +86,7 @@ class Rerank:
         sketches: of the stored datasets.
         pool: solves the transports.
         deadline: `time.monotonic()` at which to stop.
-        keep_late: gets each distance that becomes known after the deadline.
+        keep_late: gets each distance that becomes known after the deadline, in another thread.
     """
 
     def __init__(
@@ -114,7 +117,6 @@ class Rerank:
         self._pool = pool
         self._deadline = deadline
         self._keep_late = keep_late
-        self._running: dict[Future[Solution], tuple[Shortlisted, Dataset]] = {}
 
     @property
     def complete(self) -> bool:
@@ -125,93 +127,100 @@ class Rerank:
         """Measure what the answer needs, up to the deadline. Raises Draining when the server stops meanwhile."""
         pending = self._take_known()
         if len(pending) + len(self.candidates) > self._cutoff.top_k:  # else none can be skipped
-            self._compute_bounds([item for item in pending if not self._is_beyond(item)])
-        pending.sort(key=lambda item: item.lower_bound)  # stable: by embedding distance where there are no bounds
-        for item, future in self._in_pool(pending, self._solve, late=self._measured_late):
-            with self._leaving_out_unusable(item):
+            self._compute_bounds(pending)
+        # Stable: without bounds it stays the order of the embedding distances.
+        pending = sorted((item for item in pending if _is_open(item)), key=lambda item: item.lower_bound)
+        for item, future in self._in_pool(pending, self._skip_or_solve, late=self._solved_late):
+            with self._left_out_if_unusable(item):
                 solution = future.result()
                 distance = Distance(solution.distance, solution.converged)
                 self.computed[self._key(item)] = distance
                 item.class_coupling = solution.class_coupling
                 self._measured(item, distance, ShortlistOutcome.COMPUTED)
 
-    def couple(self, names: Collection[str]) -> bool:
-        """Fill in the class couplings of measured datasets; False if the deadline came before the last one."""
-        running = {}
-        for item in self.shortlist:
-            if item.hit.name in names and item.dataset is not None and item.class_coupling is None:
-                try:
-                    source = self._sketches.get(item.dataset.sketch_digest)
-                except SupernetRegistryError as error:
-                    _log.warning("%s cannot be explained in a nearest-source query: %s", item.hit.name, error)
-                    continue
-                running[self._pool.submit(self._target, source)] = item
-        done, late = wait(running, timeout=self._time_left())
-        for future in late:
-            future.cancel()
-        for future in done:
-            running[future].class_coupling = future.result().class_coupling
-        return not late
+    def couple(self, names: Collection[str]) -> None:
+        """Fill in the class couplings of measured datasets, as far as time allows."""
+        wanted = [item for item in self.shortlist if item.hit.name in names and item.class_coupling is None]
+        for item, future in self._in_pool(wanted, self._solve):
+            item.class_coupling = future.result().class_coupling
 
-    def _take_known(self) -> list[tuple[Shortlisted, Dataset]]:
+    def _take_known(self) -> list[Shortlisted]:
         """Use what is in the cache; returns what is not."""
         pending = []
         for item in self.shortlist:
-            if item.dataset is None:
-                item.outcome = ShortlistOutcome.UNUSABLE
-                continue
-            distance = self._known.get(pair(self._target.digest, item.dataset.sketch_digest))
+            distance = self._known.get(self._key(item))
             if distance is None:
-                pending.append((item, item.dataset))
-            else:
-                self._measured(item, item.dataset, distance, ShortlistOutcome.CACHED)
+                pending.append(item)
+                continue
+            with self._left_out_if_unusable(item):
+                self._measured(item, distance, ShortlistOutcome.CACHED)
         return pending
 
-    def _begin(self, item: Shortlisted, dataset: Dataset) -> None:
-        """Skip a dataset, or submit its transport."""
-        limit = self._cutoff.distance
-        remembered = self._bounds.get(pair(self._target.digest, dataset.sketch_digest)) or 0.0
-        item.lower_bound = max(remembered, self._triangle_bound(dataset.sketch_digest))
-        if exceeds(item.lower_bound, limit):
-            item.outcome = ShortlistOutcome.PRUNED
-            return
-        try:
-            source = self._sketches.get(dataset.sketch_digest)
-        except SupernetRegistryError as error:
-            self._unusable(item, error)
-            return
-        self._running[self._pool.submit(self._target, source, stop_above=limit)] = item, dataset
+    def _compute_bounds(self, pending: Sequence[Shortlisted]) -> None:
+        unbounded = []
+        for item in pending:
+            remembered = self._bounds.get(self._key(item))
+            item.lower_bound = max(remembered or 0.0, self._triangle_bound(item))
+            if remembered is None and not self._cutoff.excludes(item.lower_bound):
+                unbounded.append(item)
+        for item, future in self._in_pool(unbounded, self._bound):
+            with self._left_out_if_unusable(item):
+                bound = future.result()
+                self._bounds.put(self._key(item), bound)
+                item.lower_bound = max(item.lower_bound, bound)
 
-    def _end(self, future: Future[Solution]) -> None:
-        item, dataset = self._running.pop(future)
-        try:
-            solution = future.result()
-        except Draining:
-            raise
-        except SupernetRegistryError as error:
-            self._unusable(item, error)
-            return
-        item.lower_bound = max(item.lower_bound, solution.lower_bound)
-        key = pair(self._target.digest, dataset.sketch_digest)
-        if solution.distance is None:
-            self._bounds.put(key, solution.lower_bound)
-            item.outcome = ShortlistOutcome.PRUNED
-            return
-        distance = Distance(solution.distance, solution.converged)
-        self.computed[key] = distance
-        item.class_coupling = solution.class_coupling
-        self._measured(item, dataset, distance, ShortlistOutcome.COMPUTED)
+    def _bound(self, item: Shortlisted) -> Future[float] | None:
+        with self._left_out_if_unusable(item):
+            return self._pool.bound(self._target, self._sketches.get(item.dataset.sketch_digest))
+        return None
 
-    def _measured(self, item: Shortlisted, dataset: Dataset, distance: Distance, outcome: ShortlistOutcome) -> None:
-        try:
-            facts = self._sketches.facts(dataset.sketch_digest)
-        except SupernetRegistryError as error:
-            self._unusable(item, error)
-            return
+    def _skip_or_solve(self, item: Shortlisted) -> Future[Solution] | None:
+        item.lower_bound = max(item.lower_bound, self._triangle_bound(item))
+        if self._cutoff.excludes(item.lower_bound):
+            item.outcome = ShortlistOutcome.PRUNED
+            return None
+        return self._solve(item)
+
+    def _solve(self, item: Shortlisted) -> Future[Solution] | None:
+        with self._left_out_if_unusable(item):
+            return self._pool.solve(self._target, self._sketches.get(item.dataset.sketch_digest))
+        return None
+
+    def _in_pool(
+        self,
+        items: Sequence[Shortlisted],
+        submit: Callable[[Shortlisted], Future[T] | None],
+        *,
+        late: Callable[[Shortlisted, Future[T]], None] | None = None,
+    ) -> Iterator[tuple[Shortlisted, Future[T]]]:
+        """Items and their futures as they are done, up to the deadline. None of `submit` skips an item.
+
+        No more are submitted than the pool works on at once: what one of them brings may spare the next one, and
+        queries take turns. What runs at the deadline goes on, and `late` gets its future when it is done.
+        """
+        waiting, running = deque(items), dict[Future[T], Shortlisted]()
+        while True:
+            while waiting and len(running) < self._pool.size:
+                item = waiting.popleft()
+                if (future := submit(item)) is not None:
+                    running[future] = item
+            if not running:
+                return
+            done, _ = wait(running, timeout=self._time_left(), return_when=FIRST_COMPLETED)
+            if not done:
+                for future, item in running.items():
+                    if not future.cancel() and late is not None:
+                        future.add_done_callback(partial(late, item))
+                return
+            for future in done:
+                yield running.pop(future), future
+
+    def _measured(self, item: Shortlisted, distance: Distance, outcome: ShortlistOutcome) -> None:
+        facts = self._sketches.facts(item.dataset.sketch_digest)
         item.distance, item.outcome = distance, outcome
         measured = Measured(
-            dataset=dataset,
-            same_dataset=dataset.sketch_digest == self._target.digest,
+            dataset=item.dataset,
+            same_dataset=item.dataset.sketch_digest == self._target.digest,
             embedding_distance=item.hit.distance,
             ot_distance=distance.value,
             ot_converged=distance.converged,
@@ -223,38 +232,41 @@ class Rerank:
         self.candidates += candidates
         self._cutoff.add(candidates)
 
-    def _unusable(self, item: Shortlisted, error: SupernetRegistryError) -> None:
-        """One stored dataset must not fail the query."""
-        item.outcome = ShortlistOutcome.UNUSABLE
-        if not isinstance(error, NotFound):  # deleted since the shortlist was made
-            _log.warning("%s is left out of a nearest-source query: %s", item.hit.name, error)
+    def _solved_late(self, item: Shortlisted, future: Future[Solution]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            solution = future.result()
+            self._keep_late({self._key(item): Distance(solution.distance, solution.converged)})
 
-    def _triangle_bound(self, digest: str) -> float:
-        """The largest lower bound on the target's distance that measured datasets imply; 0 without any."""
+    @contextlib.contextmanager
+    def _left_out_if_unusable(self, item: Shortlisted) -> Iterator[None]:
+        """One stored dataset must not fail the query."""
+        try:
+            yield
+        except Draining:
+            raise
+        except SupernetRegistryError as error:
+            item.outcome = ShortlistOutcome.UNUSABLE
+            if not isinstance(error, NotFound):  # deleted since the shortlist was made
+                _log.warning("%s is left out of a nearest-source query: %s", item.hit.name, error)
+
+    def _triangle_bound(self, item: Shortlisted) -> float:
+        """The largest lower bound of the target's distance that measured datasets imply; 0 without any."""
         bound = 0.0
         for other in self.shortlist:
-            if other.dataset is None or other.distance is None or not other.distance.converged:
+            if other.distance is None or not other.distance.converged:
                 continue
-            between = self._known.get(pair(digest, other.dataset.sketch_digest))
+            between = self._known.get(pair(item.dataset.sketch_digest, other.dataset.sketch_digest))
             if between is not None and between.converged:
                 sides = other.distance.value, between.value
                 bound = max(bound, abs(sides[0] - sides[1]) - _ROUNDING * sum(sides))
         return bound
 
-    def _leave(self) -> None:
-        """The deadline came: drop what has not begun; what runs goes on and warms the cache."""
-        for future, (_, dataset) in self._running.items():
-            if not future.cancel():
-                key = pair(self._target.digest, dataset.sketch_digest)
-                future.add_done_callback(partial(self._late, key))
-        self._running.clear()
-
-    def _late(self, key: Pair, future: Future[Solution]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        solution = future.result()
-        if solution.distance is not None:
-            self._keep_late({key: Distance(solution.distance, solution.converged)})
+    def _key(self, item: Shortlisted) -> Pair:
+        return pair(self._target.digest, item.dataset.sketch_digest)
 
     def _time_left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+
+def _is_open(item: Shortlisted) -> bool:
+    return item.outcome is ShortlistOutcome.LATE

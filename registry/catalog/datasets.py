@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from supernet_registry.v1.datasets_pb2 import Dataset as DatasetMessage
 
-from clients.resources import Dataset, JobState, SupernetVersion
+from clients.resources import Dataset, JobState
 from registry.catalog import names
 from registry.catalog.blobs import Blobs, release
 from registry.catalog.checks import check_text
@@ -20,7 +20,8 @@ from registry.catalog.embeddings import StoredEmbeddings, to_bytes
 from registry.catalog.idempotency import body_digest, check_request_id, remembered
 from registry.catalog.paging import read_page
 from registry.catalog.records import check_etag, etag, next_count
-from registry.catalog.versions import batches, select_versions, to_versions
+from registry.catalog.sources import SourceStamps
+from registry.catalog.versions import batches
 from registry.clock import Clock
 from registry.database import run_write, transaction
 from registry.schema import dataset_tombstones, datasets, jobs, versions
@@ -29,14 +30,16 @@ from search.errors import StillReferenced
 __all__ = ["Datasets"]
 
 DatasetPage: TypeAlias = tuple[list[Dataset], str]
-VersionsByDataset: TypeAlias = dict[str, list[SupernetVersion]]
+
+_BY_IDS = datasets.select().where(datasets.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
-class Datasets(DistanceCache, StoredEmbeddings):
+class Datasets(DistanceCache, SourceStamps, StoredEmbeddings):
     """DatasetService's calls, and what nearest-source queries read."""
 
     def __init__(self, engine: sa.Engine, blobs: Blobs, clock: Clock) -> None:
         DistanceCache.__init__(self, engine)
+        SourceStamps.__init__(self, engine)
         StoredEmbeddings.__init__(self, engine)
         self._blobs = blobs
         self._clock = clock
@@ -115,7 +118,7 @@ class Datasets(DistanceCache, StoredEmbeddings):
         result: dict[str, Dataset] = {}
         with transaction(self._engine, write=False) as connection:
             for batch in batches(names.dataset_id(name) for name in dataset_names):
-                for row in connection.execute(datasets.select().where(datasets.c.id.in_(batch))):
+                for row in connection.execute(_BY_IDS, {"ids": batch}):
                     result[names.dataset_name(row.id)] = _to_dataset(row)
         return result
 
@@ -195,16 +198,6 @@ class Datasets(DistanceCache, StoredEmbeddings):
     def sketch_bytes(self, name: str) -> bytes:
         """The serialised sketch. Raises NotFound, InvalidArgument, BlobCorrupt."""
         return self._blobs.read(names.blob_name(self._row(name).sketch_sha256))
-
-    def versions_on(self, dataset_names: Iterable[str]) -> VersionsByDataset:
-        """Versions searched on each dataset, newest first; an empty list where there are none (or no dataset)."""
-        result: VersionsByDataset = {name: [] for name in dataset_names}
-        with transaction(self._engine, write=False) as connection:
-            for batch in batches(names.dataset_id(name) for name in result):
-                statement = select_versions().where(datasets.c.id.in_(batch)).order_by(versions.c.row_id.desc())
-                for version in to_versions(connection, list(connection.execute(statement))):
-                    result[version.dataset].append(version)
-        return result
 
     def _row(self, name: str) -> sa.Row[Any]:
         with transaction(self._engine, write=False) as connection:

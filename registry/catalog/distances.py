@@ -47,6 +47,15 @@ class DistanceChanges:
     """(digest, digest, distance), also of sketches that belong to no dataset."""
 
 
+# Built once: composing a statement takes longer than running it.
+_AMONG = sa.select(distances.c.digest_a, distances.c.digest_b, distances.c.distance, distances.c.converged).where(
+    distances.c.transport == TRANSPORT_ID,
+    distances.c.digest_a.in_(sa.bindparam("firsts", expanding=True)),
+    distances.c.digest_b.in_(sa.bindparam("seconds", expanding=True)),
+)
+_COUNTERS = sa.select(counters)
+
+
 def pair(digest_a: str, digest_b: str) -> Pair:
     """The key of two sketches in either order."""
     return (digest_a, digest_b) if digest_a <= digest_b else (digest_b, digest_a)
@@ -105,7 +114,7 @@ class DistanceCache:
         with transaction(self._engine, write=False) as connection:
             # Counters first: whatever is committed under them is then visible to the statements that follow, on
             # PostgreSQL too, where each statement sees a later state. What is newer still comes again next time.
-            now = {row.name: int(row.value) for row in connection.execute(sa.select(counters))}
+            now = {row.name: int(row.value) for row in connection.execute(_COUNTERS)}
             registered: list[tuple[int, str]] = []
             deleted: list[int] = []
             measured: list[tuple[str, str, float]] = []
@@ -147,14 +156,12 @@ def _triples(rows: sa.CursorResult[Any]) -> list[tuple[str, str, float]]:
 
 
 def _among(connection: sa.Connection, digests: Collection[str]) -> dict[Pair, Distance]:
-    columns = distances.c.digest_a, distances.c.digest_b, distances.c.distance, distances.c.converged
     wanted = list(digests)
-    statement = sa.select(*columns).where(distances.c.transport == TRANSPORT_ID, distances.c.digest_b.in_(wanted))
-    result: dict[Pair, Distance] = {}
-    for batch in batches(wanted):
-        for row in connection.execute(statement.where(distances.c.digest_a.in_(batch))):
-            result[row.digest_a, row.digest_b] = Distance(row.distance, row.converged)
-    return result
+    return {
+        (row.digest_a, row.digest_b): Distance(row.distance, row.converged)
+        for batch in batches(wanted)
+        for row in connection.execute(_AMONG, {"firsts": batch, "seconds": wanted})
+    }
 
 
 def _row(key: Pair, distance: Distance, sequence: int) -> dict[str, object]:

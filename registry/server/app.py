@@ -92,6 +92,7 @@ class RegistryServer:
             raise
         self._lock = lock
         lock.announce(self._address, secure=self._credentials is not None)
+        self._registry.finder.warm_up()
         _log.info("listening on %s, data in %s", self._address, self._settings.data_dir)
 
     async def _listen(self) -> None:

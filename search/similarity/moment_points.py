@@ -1,4 +1,10 @@
-"""Points drawn from class Gaussians: what a moments-only sketch holds in place of features of images."""
+"""Points drawn from class Gaussians: what a moments-only sketch holds in place of features of images.
+
+They are moved to have their class's mean and total variance exactly. Over the 36 benchmark tasks distances between
+sketches of such points are 0.2 % below those of ordinary sketches (independent draws: 0.3 %, whitened to the whole
+covariance, which so few points cannot have without lying too regularly: 0.5 %), and 0.02 % above them where one of the
+two is ordinary. Antithetic or low-discrepancy draws gain nothing beyond that.
+"""
 
 from __future__ import annotations
 

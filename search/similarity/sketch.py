@@ -1,12 +1,23 @@
 """The sketch of a dataset: what a client computes locally and sends instead of images.
 
 What it holds: a class-stratified sample of encoder features with labels, and for every class the mean, a low-rank
-factor of the covariance and the count, these over the *whole* training split.
+factor of the covariance and the count, these over the *whole* training split. With `moments_only` the sample is not of
+images but of the class Gaussians.
 
-What it reveals: with the `pixels` encoder the sampled features are low-resolution copies of those images; a person
-can be recognised on one as on a thumbnail. Class means are averages over all images of a class: of a class with one
-image that image itself. Nothing is said about validation and test images. Where even that is too much, keep the
-registry itself on a machine that may see the images.
+What it reveals, beside the number of training images of each class; of validation and test images nothing:
+
+- Ordinary, encoder `pixels`: each sampled feature vector is a low-resolution copy of one image; a person can be
+  recognised on it as on a thumbnail. Other encoders (a supernet, `torchvision:`) send no copy, but images can be
+  approximated from such features by inversion, and anyone who holds an image can tell whether it was sampled.
+- `moments_only`: of every class the mean and the main directions of variation, with `pixels` an average image and some
+  32 "eigenimages", and no feature of any single image: the points are drawn from the class Gaussians and tell nothing
+  beyond them (`moment_points`). Moments of few images are nearly those images: up to 33 images a class, the
+  directions span all of them, so that whoever holds an image can tell whether it was among them. Classes of fewer
+  than `MIN_CLASS_IMAGES` are refused. This is no differential privacy.
+- Class means and factors are in both kinds. In an ordinary sketch a class of one image is that image.
+
+`moments_only` is the client's promise to the owner of the images: a receiver takes the mark on trust. Where even moments
+are too much, keep the registry itself on a machine that may see the images.
 
 Legend of shapes: n sampled points, d feature dimension, k classes, r rank of the covariance factors.
 """

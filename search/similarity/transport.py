@@ -215,7 +215,7 @@ def _transport(a: LabelledPoints, b: LabelledPoints, point_distances: Floats) ->
     cost = ground_cost(point_distances, between_labels, a, b)
     plan, converged = exact_plan(a.weights, b.weights, cost)
     return TransportResult(
-        distance=float(np.sqrt(max(0.0, float((plan * cost).sum())))),
+        distance=float(np.sqrt(max(0.0, float(np.vdot(plan, cost))))),
         converged=converged,
         class_coupling=a.membership.T @ plan @ b.membership,
         label_distances=between_labels,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from clients.resources import Dataset, Metrics, SourceCandidate, SpaceDescriptor, SupernetVersion
@@ -55,6 +57,7 @@ def test_candidates_are_ranked_by_distance_and_say_why():
     assert (codes(near), codes(tied), codes(far)) == (["NEAREST", "TIED"], ["TIED"], ["FAR"])
     assert (near.tied, tied.tied, far.tied) == (True, True, False)
     assert "2.00 times the nearest's 10" in far.reasons[0].message
+    assert "next one lies at 10.3, within 4%" in near.reasons[1].message
 
 
 def test_a_lonely_nearest_is_not_tied():
@@ -121,6 +124,39 @@ def test_without_a_queried_space_the_best_version_of_every_space_is_offered():
     candidates = rank([measured("a", 1.0, *versions)], space=None, tie_band=0.04)
     assert {c.version for c in candidates} == {"supernets/a2/versions/1", "supernets/b/versions/1"}
     assert all(c.compatible for c in candidates)
+
+
+def test_the_cutoff_is_infinite_until_all_candidates_and_an_eligible_one_are_known():
+    cutoff = Cutoff(top_k=2, tie_band=0.04)
+    poor = version("poor", accuracy=0.1)
+    for item in (measured("a", 10.0, poor), measured("b", 11.0, poor), measured("c", 12.0, poor)):
+        assert math.isinf(cutoff.distance)
+        cutoff.add(candidates_of(item, SPACE))
+    assert math.isinf(cutoff.distance)
+    cutoff.add(candidates_of(measured("d", 13.0), SPACE))
+    assert cutoff.distance == pytest.approx(13.0 * 1.04)  # a rival may come yet
+
+
+def test_the_cutoff_lies_at_the_last_candidate_or_where_it_is_settled_who_ties():
+    cutoff = Cutoff(top_k=1, tie_band=0.04)
+    cutoff.add(candidates_of(measured("a", 10.0), SPACE))
+    assert cutoff.distance == pytest.approx(10.4)
+    cutoff.add(candidates_of(measured("b", 10.1), SPACE))  # it ties, and no other is named
+    assert cutoff.distance == pytest.approx(10.1)
+    cutoff = Cutoff(top_k=3, tie_band=0.04)
+    cutoff.add([c for name in "abc" for c in candidates_of(measured(name, 20.0), SPACE)])
+    assert cutoff.distance == 20.0
+    cutoff.add(candidates_of(measured("d", 5.0), SPACE))
+    assert cutoff.distance == 20.0
+
+
+def test_the_cutoff_excludes_only_what_is_above_it_beyond_rounding():
+    cutoff = Cutoff(top_k=1, tie_band=0.0)
+    assert not cutoff.excludes(1e9)
+    cutoff.add(candidates_of(measured("a", 10.0), SPACE))
+    assert not cutoff.excludes(10.0)
+    assert not cutoff.excludes(10.0005)
+    assert cutoff.excludes(10.01)
 
 
 def test_an_empty_registry_makes_everything_novel():

@@ -49,16 +49,20 @@ class Fixture:
     """A target and stored sources, nearest first by a stand-in for the embedding distance."""
 
     def __init__(self, target: Sketch, sources: list[Sketch], *, poor: frozenset[int] = NOBODY) -> None:
-        store = MemoryBlobStore()
         self.target = target
         self.sources = sources
-        self.sketches = StoredSketches(store)
+        self.sketches = self.sketches_of(*range(len(sources)))
         self.bounds = LruCache[Pair, float](100)
         self.poor = poor
         """Sources whose version fails the quality gate."""
-        for source in sources:
-            store.put(source.to_bytes())
         self.exact = [otdd(target, source).distance for source in sources]
+
+    def sketches_of(self, *numbers: int) -> StoredSketches:
+        """A store that holds the sketches of these sources alone."""
+        store = MemoryBlobStore()
+        for number in numbers:
+            store.put(self.sources[number].to_bytes())
+        return StoredSketches(store)
 
     def shortlist(self) -> list[Shortlisted]:
         order = sorted(range(len(self.sources)), key=lambda i: np.linalg.norm(self.sources[i].class_means[0]))
@@ -111,11 +115,10 @@ class Fixture:
         top_k: int,
         known: Mapping[Pair, Distance] | None = None,
         deadline: float | None = None,
-        shortlist: list[Shortlisted] | None = None,
     ) -> Rerank:
         rerank = Rerank(
             self.target,
-            self.shortlist() if shortlist is None else shortlist,
+            self.shortlist(),
             known or {},
             self.bounds,
             cutoff=Cutoff(top_k=top_k, tie_band=TIE_BAND),
@@ -191,18 +194,20 @@ def test_what_lies_beyond_the_candidates_asked_for_is_not_measured(pool: Transpo
 def test_what_was_pruned_is_pruned_again_without_computing_anything(pool: TransportPool) -> None:
     fixture = Fixture(TARGET, on_a_line(0.5, 8.0))
     assert outcomes(fixture.rerank(pool, top_k=1)) == ["COMPUTED", "PRUNED"]
-    fixture.sketches = StoredSketches(MemoryBlobStore())  # reading any would fail
-    fixture.sketches.facts = lambda _: SketchFacts(0.6, moments_only=False)  # type: ignore[method-assign]
+    fixture.sketches = fixture.sketches_of(0)  # reading another one would fail
     assert outcomes(fixture.rerank(pool, top_k=1, known=fixture.known({(-1, 0)}))) == ["CACHED", "PRUNED"]
 
 
 def test_the_triangle_inequality_spares_even_reading_the_sketch(pool: TransportPool) -> None:
     fixture = Fixture(TARGET, on_a_line(0.5, 8.0))
-    known = fixture.known({(0, 1)})
-    store = MemoryBlobStore()  # without the second sketch
-    store.put(fixture.sources[0].to_bytes())
-    fixture.sketches = StoredSketches(store)
-    assert outcomes(fixture.rerank(pool, top_k=1, known=known)) == ["COMPUTED", "PRUNED"]
+    fixture.sketches = fixture.sketches_of(0)
+    rerank = fixture.rerank(pool, top_k=1, known=fixture.known({(-1, 0), (0, 1)}))
+    assert outcomes(rerank) == ["CACHED", "PRUNED"]
+
+
+def test_where_nobody_can_be_skipped_no_bounds_are_computed(pool: TransportPool) -> None:
+    rerank = Fixture(TARGET, on_a_line(0.5, 8.0)).rerank(pool, top_k=2)
+    assert [item.lower_bound for item in rerank.shortlist] == [0.0, 0.0]
 
 
 def test_distances_that_are_not_proven_prune_nothing(pool: TransportPool) -> None:
@@ -216,7 +221,6 @@ def test_distances_that_are_not_proven_prune_nothing(pool: TransportPool) -> Non
     assert outcomes(fixture.rerank(pool, top_k=1, known=known))[0] == "CACHED"
     rerank = fixture.rerank(pool, top_k=2, known=known)
     assert outcomes(rerank) == ["CACHED", "COMPUTED"]
-    assert rerank.shortlist[1].lower_bound == 0.0
 
 
 def test_the_nearest_eligible_candidate_is_found_beyond_those_asked_for(pool: TransportPool) -> None:
@@ -225,12 +229,12 @@ def test_the_nearest_eligible_candidate_is_found_beyond_those_asked_for(pool: Tr
     assert outcomes(fixture.rerank(pool, top_k=1)) == ["COMPUTED", "COMPUTED", "COMPUTED", "PRUNED"]
 
 
-def test_rivals_within_the_tie_band_are_counted_beyond_those_asked_for(pool: TransportPool) -> None:
-    sources = [sketch((5.0, 0.0, 0.0), 1), sketch((5.0, 0.0, 0.0), 1), sketch((5.1, 0.0, 0.0), 1)]
+def test_whether_the_nearest_is_tied_is_settled_beyond_those_asked_for(pool: TransportPool) -> None:
+    sources = [sketch((5.0, 0.0, 0.0), 1), sketch((5.1, 0.0, 0.0), 1), sketch((9.0, 0.0, 0.0), 1)]
     rerank = Fixture(TARGET, sources).rerank(pool, top_k=1)
-    assert outcomes(rerank) == ["COMPUTED"] * 3
+    assert outcomes(rerank) == ["COMPUTED", "COMPUTED", "PRUNED"]
     (nearest, *_) = place(rerank.candidates, tie_band=TIE_BAND)
-    assert "2 more" in nearest.reasons[1].message
+    assert nearest.tied
 
 
 def test_what_is_in_the_cache_is_not_computed(pool: TransportPool) -> None:
@@ -248,16 +252,17 @@ def test_after_the_deadline_what_is_known_is_all_there_is(pool: TransportPool) -
     assert "supernets/s1/versions/1" in {candidate.version for candidate in rerank.candidates}
 
 
-def test_datasets_that_are_gone_or_damaged_are_left_out(pool: TransportPool, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_dataset_that_was_deleted_meanwhile_is_left_out(
+    pool: TransportPool, caplog: pytest.LogCaptureFixture, top_k: int
+) -> None:
     fixture = Fixture(TARGET, on_a_line(0.5, 1.0))
-    gone, kept = fixture.shortlist()
-    gone.dataset = None
-    kept.dataset = Dataset(name="datasets/1", sketch_digest="0" * 64)
-    rerank = fixture.rerank(pool, top_k=2, shortlist=[gone, kept])
-    assert outcomes(rerank) == ["UNUSABLE", "UNUSABLE"]
+    fixture.sketches = fixture.sketches_of(1)
+    rerank = fixture.rerank(pool, top_k=top_k)
+    assert outcomes(rerank) == ["UNUSABLE", "COMPUTED"]
     assert rerank.complete
-    assert rerank.candidates == []
-    assert caplog.text == ""  # nothing is wrong: it may be deleted at any time
+    assert [candidate.version for candidate in rerank.candidates] == ["supernets/s1/versions/1"]
+    assert caplog.text == ""  # nothing is wrong
 
 
 def test_distances_between_moments_are_marked(pool: TransportPool) -> None:
@@ -273,7 +278,7 @@ def test_distances_between_moments_are_marked(pool: TransportPool) -> None:
 def test_class_couplings_are_filled_in_for_cached_and_computed_distances(pool: TransportPool) -> None:
     fixture = Fixture(TARGET, on_a_line(0.5, 1.0))
     rerank = fixture.rerank(pool, top_k=2, known=fixture.known({(-1, 0)}))
-    assert rerank.couple({"datasets/0", "datasets/1"})
+    rerank.couple({"datasets/0", "datasets/1"})
     for item in rerank.shortlist:
         expected = otdd(TARGET, fixture.sources[item.hit.row_id]).class_coupling
         np.testing.assert_allclose(item.class_coupling, expected)

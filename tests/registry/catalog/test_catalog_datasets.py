@@ -177,15 +177,6 @@ def test_the_index_follows_creations_and_deletions_by_sequence(world: World) -> 
     assert world.catalog.datasets.latest_sequence() == again.sequence == 4
 
 
-def test_versions_on_datasets_newest_first(world: World) -> None:
-    first = world.version("supernets/a")
-    second = world.version("supernets/b")
-    empty = world.dataset(7)
-    found = world.catalog.datasets.versions_on([first.dataset, empty.name])
-    assert [version.name for version in found[first.dataset]] == [second.name, first.name]
-    assert found[empty.name] == []
-
-
 def test_pages_of_datasets(world: World) -> None:
     names = [world.dataset(seed).name for seed in range(3)]
     page, token = world.catalog.datasets.list(page_size=2)

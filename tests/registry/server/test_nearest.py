@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from server_tools import SPACE, make_dataset
 
+from clients.resources import ShortlistOutcome as Outcome
 from clients.resources import SpaceDescriptor
-from registry.nearest import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery
+from registry.catalog.datasets import Datasets
+from registry.clock import utc_now
+from registry.nearest import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery, SourceFinder
+from registry.transport_pool import TransportPool
 from search import errors
 from search.similarity import load_encoder, make_sketch, otdd
 
@@ -69,6 +76,112 @@ def test_when_time_is_up_the_answer_is_partial_and_claims_nothing(finder, source
     if not answer.candidates:  # unless a fast machine was through with one before it looked at the clock
         assert not answer.novel
     assert not finder.find(NearestQuery(sketch=target, deadline=time.monotonic() + 600.0)).partial
+
+
+def test_a_distance_that_comes_too_late_warms_the_cache(registry_server, finder, sources, client):
+    target = sketch_of(make_dataset(99))
+    assert finder.find(NearestQuery(sketch=target, top_k=100, deadline=time.monotonic() - 1.0)).partial
+    digests = [dataset.sketch_digest for dataset in client.list_datasets()]
+    cache = registry_server.registry.catalog.datasets
+    while not cache.cached_distances([target.digest, *digests]):
+        time.sleep(0.01)
+
+
+def test_what_is_pruned_was_not_among_the_candidates_of_everything_measured(finder, sources):
+    """The same answer as without pruning, and from a cache that knows only what was not pruned."""
+    target = sketch_of(make_dataset(99, other=0.3))
+    few = [finder.find(NearestQuery(sketch=target, top_k=2, explain=True)) for _ in range(2)]
+    everything = finder.find(NearestQuery(sketch=target, top_k=100))
+    for answer in few:
+        assert answer.candidates == everything.candidates[:2]
+        assert (answer.novel, answer.novelty_reason) == (everything.novel, everything.novelty_reason)
+    outcomes = [[entry.outcome for entry in answer.shortlist] for answer in few]
+    assert Outcome.PRUNED in outcomes[0]
+    assert [Outcome.CACHED if outcome is Outcome.COMPUTED else outcome for outcome in outcomes[0]] == outcomes[1]
+
+
+def test_an_explained_answer_says_what_became_of_every_shortlisted_dataset(client, sources):
+    answer = client.query_nearest_sources(sketch_of(make_dataset(99)).to_bytes(), top_k=2, explain=True)
+    assert {entry.dataset for entry in answer.shortlist} == {version.dataset for _, version in sources}
+    distances = [entry.embedding_distance for entry in answer.shortlist]
+    assert distances == sorted(distances)
+    measured = {entry.dataset: entry.ot_distance for entry in answer.shortlist if entry.ot_distance is not None}
+    for candidate in answer.candidates:
+        assert measured[candidate.dataset] == candidate.ot_distance
+    for entry in answer.shortlist:
+        assert entry.dataset_display_name.startswith("set-")
+        assert (entry.ot_distance is None) == (entry.outcome is Outcome.PRUNED)
+        assert entry.lower_bound <= (entry.ot_distance or math.inf)
+    assert client.query_nearest_sources(sketch_of(make_dataset(99)).to_bytes()).shortlist == ()
+
+
+def test_a_registered_target_is_answered_as_its_sketch_is(client, sources):
+    data = make_dataset(99, other=0.5)
+    dataset = client.register_dataset(data)
+    by_name = [client.query_nearest_sources(dataset.name) for _ in range(2)]
+    blob = client.upload_blob(sketch_of(data).to_bytes())
+    by_sketch = [client.query_nearest_sources(target) for target in (sketch_of(data).to_bytes(), blob, blob)]
+    for answer in by_name + by_sketch:
+        assert answer.candidates == by_name[0].candidates
+
+
+def test_processes_give_the_answers_that_the_server_itself_gives(registry_server, sources):
+    target = sketch_of(make_dataset(99, other=0.3))
+    expected = registry_server.registry.finder.find(NearestQuery(sketch=target, top_k=6))
+    registry = registry_server.registry
+    pool = TransportPool(2)
+    pool.warm_up()
+    while len(pool.process_ids) < 2:
+        time.sleep(0.05)
+        pool.bound(target, target).result()
+    with contextlib.closing(finder_of(registry, pool=pool, datasets=ForgetfulDatasets(registry.catalog))) as finder:
+        answer = finder.find(NearestQuery(sketch=target, top_k=6, include_class_coupling=True, explain=True))
+    assert {entry.outcome for entry in answer.shortlist} == {Outcome.COMPUTED}
+    for candidate, other in zip(answer.candidates, expected.candidates, strict=True):
+        assert candidate.ot_distance == pytest.approx(other.ot_distance, rel=1e-9)
+        assert candidate.version == other.version
+        assert sum(candidate.class_coupling.mass) == pytest.approx(1.0)
+
+
+def test_predicted_gains_are_said_but_do_not_rank(registry_server, sources):
+    class Guide:
+        reason = "Learnt from 12 jobs."
+
+        def predict_gains(self, candidates, target, datasets):
+            assert {candidate.dataset for candidate in candidates} <= set(datasets)
+            return {candidate.version: 0.01 * i for i, candidate in enumerate(candidates) if i != 1}
+
+    target = sketch_of(make_dataset(99))
+    plain = registry_server.registry.finder.find(NearestQuery(sketch=target, top_k=3))
+    with contextlib.closing(finder_of(registry_server.registry, pool=TransportPool(0), gains=Guide())) as finder:
+        answer = finder.find(NearestQuery(sketch=target, top_k=3))
+    assert [candidate.predicted_gain for candidate in answer.candidates] == [0.0, None, 0.02]
+    assert answer.gain_model_reason == "Learnt from 12 jobs."
+    assert [replace(candidate, predicted_gain=None) for candidate in answer.candidates] == list(plain.candidates)
+    assert plain.gain_model_reason == ""
+
+
+def test_a_closed_finder_says_that_the_server_is_draining(registry_server, sources):
+    finder = finder_of(registry_server.registry, pool=TransportPool(0))
+    finder.close()
+    with pytest.raises(errors.Draining):
+        finder.find(NearestQuery(sketch=sketch_of(make_dataset(99))))
+
+
+def finder_of(registry, **changes):
+    """Another finder on the same registry."""
+    values = {"datasets": registry.catalog.datasets, "shortlist_size": 16, "tie_band": 0.04, **changes}
+    return SourceFinder(store=registry.catalog.blobs.store, index=registry.index, **values)
+
+
+class ForgetfulDatasets(Datasets):
+    """Remembers no distance."""
+
+    def __init__(self, catalog):
+        super().__init__(catalog.engine, catalog.blobs, utc_now)
+
+    def cached_distances(self, digests):
+        return {}
 
 
 def test_a_deleted_source_is_not_offered_any_more(finder, client, sources):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from collections.abc import Callable
@@ -15,11 +16,23 @@ from safetensors.numpy import save
 from small_sketches import random_sketch
 
 from search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
-from search.similarity import DEFAULT_SKETCH_SIZE, Sketch, load_encoder, make_sketch
-from search.similarity.sketch import FACTOR_RANK, SHRINKAGE_IMAGES
+from search.similarity import DEFAULT_SKETCH_SIZE, Sketch, load_encoder, make_sketch, otdd
+from search.similarity.moment_points import moment_points
+from search.similarity.sketch import FACTOR_RANK, MIN_CLASS_IMAGES, SHRINKAGE_IMAGES
 from search.tasks import Derivation, ImageDataset, derive
 
 Shipped = Callable[[str], ImageDataset]
+
+FIRST_RELEASE = base64.b64decode(
+    "mAEAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJza2V0Y2giOiJ7XCJlbmNvZGVyX2lkXCI6XCJwaXhlbHMtdjEtMFwiLFwidmVyc2lvblwiOjF9"
+    "In0sImNsYXNzX2NvdW50cyI6eyJkdHlwZSI6Ikk2NCIsInNoYXBlIjpbMl0sImRhdGFfb2Zmc2V0cyI6WzAsMTZdfSwibGFiZWxzIjp7ImR0"
+    "eXBlIjoiSTY0Iiwic2hhcGUiOlszXSwiZGF0YV9vZmZzZXRzIjpbMTYsNDBdfSwiY2xhc3NfZmFjdG9ycyI6eyJkdHlwZSI6IkYzMiIsInNo"
+    "YXBlIjpbMiwxLDJdLCJkYXRhX29mZnNldHMiOls0MCw1Nl19LCJjbGFzc19tZWFucyI6eyJkdHlwZSI6IkYzMiIsInNoYXBlIjpbMiwyXSwi"
+    "ZGF0YV9vZmZzZXRzIjpbNTYsNzJdfSwiZmVhdHVyZXMiOnsiZHR5cGUiOiJGMzIiLCJzaGFwZSI6WzMsMl0sImRhdGFfb2Zmc2V0cyI6Wzcy"
+    "LDk2XX19ICAgICACAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAPgAAwL8AAAAAAAAAAAAAwD4AAAA/AACAPwAA"
+    "AAAAAAA/AACAvwAAgD4AAABAAACAPwAAAAA="
+)
+"""Three points, two classes, as the first release wrote them."""
 
 
 def test_the_same_dataset_gives_the_same_bytes(shipped: Shipped) -> None:
@@ -40,6 +53,17 @@ def test_a_sketch_survives_its_wire_form_to_the_bit(shipped: Shipped) -> None:
     assert again.digest == sketch.digest
     assert again.encoder_id == load_encoder().id
     assert (again.n_classes, again.dimension) == (3, load_encoder().dimension)
+
+
+def test_bytes_of_the_first_release_still_parse_and_are_still_written() -> None:
+    """Digests of stored sketches, by which distances are cached, stay valid."""
+    sketch = Sketch.from_bytes(FIRST_RELEASE)
+    assert sketch.encoder_id == "pixels-v1-0"
+    assert not sketch.moments_only
+    np.testing.assert_array_equal(sketch.features, np.array([[0.5, -1], [0.25, 2], [1, 0]], np.float32))
+    np.testing.assert_array_equal(sketch.class_counts, [2, 1])
+    assert sketch.to_bytes() == FIRST_RELEASE
+    assert sketch.digest == "aa231e8c6aab8cea6756f7f2eea0b1d2b882c9a18b27c5a5e467d07a98788670"
 
 
 def test_points_are_features_of_training_images_with_their_labels(shipped: Shipped) -> None:
@@ -95,6 +119,63 @@ def test_factors_of_very_many_classes_are_limited_together() -> None:
     replace(random_sketch(0), **many, class_factors=np.zeros((k, 40, 5), np.float32))
     with pytest.raises(InvalidSketch, match="8200 factors in all"):
         replace(random_sketch(0), **many, class_factors=np.zeros((k, 41, 5), np.float32))
+
+
+def test_moments_only_reveals_no_feature_of_any_image(shipped: Shipped) -> None:
+    task = shipped("optdigits")
+    sketch = make_sketch(task, load_encoder(), moments_only=True)
+    assert sketch.moments_only
+    known = {bytes(f) for f in _stored(task)}
+    assert not any(bytes(f) in known for f in sketch.features)
+
+
+def test_points_of_moments_only_can_be_drawn_again_from_the_moments(shipped: Shipped) -> None:
+    """A function of what the sketch sends anyway, so that they tell nothing more."""
+    sketch = make_sketch(shipped("texture3"), load_encoder(), moments_only=True, seed=5)
+    again = moment_points(sketch.class_means, sketch.class_factors, np.bincount(sketch.labels), 5)
+    np.testing.assert_allclose(sketch.features, again, atol=2**-14)
+
+
+def test_moments_only_sends_the_moments_of_an_ordinary_sketch(shipped: Shipped) -> None:
+    ordinary, moments = (make_sketch(shipped("texture3"), load_encoder(), moments_only=m) for m in (False, True))
+    for name in ("labels", "class_means", "class_factors", "class_counts"):
+        np.testing.assert_array_equal(getattr(ordinary, name), getattr(moments, name))
+
+
+def test_drawn_points_have_the_mean_and_the_variance_of_their_class(shipped: Shipped) -> None:
+    sketch = make_sketch(shipped("print_digits"), load_encoder(), moments_only=True)
+    for c in range(10):
+        points = sketch.features[sketch.labels == c].astype(np.float64)
+        np.testing.assert_allclose(points.mean(axis=0), sketch.class_means[c], atol=1e-4)
+        assert points.var(axis=0).sum() == pytest.approx(float((sketch.class_factors[c] ** 2).sum()), rel=1e-3)
+
+
+def test_moments_only_is_kept_in_the_wire_form_and_deterministic(shipped: Shipped) -> None:
+    sketches = [make_sketch(shipped("print_digits"), load_encoder(), moments_only=True) for _ in range(2)]
+    assert sketches[0].to_bytes() == sketches[1].to_bytes()
+    again = Sketch.from_bytes(sketches[0].to_bytes())
+    assert again.moments_only
+    assert again.digest == sketches[0].digest
+
+
+def test_moments_only_lies_where_the_ordinary_sketch_lies(shipped: Shipped) -> None:
+    """Not nearer to its own kind than to ordinary sketches: both may stand in one registry."""
+    here, there = shipped("optdigits"), shipped("texture3")
+    a, b = (make_sketch(task, load_encoder()) for task in (here, there))
+    a_moments, b_moments = (make_sketch(task, load_encoder(), moments_only=True) for task in (here, there))
+    expected = otdd(a, b).distance
+    for first, second in ((a_moments, b), (a, b_moments), (a_moments, b_moments)):
+        assert otdd(first, second).distance == pytest.approx(expected, rel=0.02)
+
+
+def test_moments_of_few_images_are_refused(shipped: Shipped) -> None:
+    """They are nearly the images themselves."""
+    few = derive(shipped("print_digits"), Derivation(n_train=MIN_CLASS_IMAGES - 1))
+    with pytest.raises(InvalidArgument, match="4 training images") as caught:
+        make_sketch(few, load_encoder(), moments_only=True)
+    assert caught.value.field == "moments_only"
+    enough = derive(shipped("print_digits"), Derivation(n_train=MIN_CLASS_IMAGES))
+    assert make_sketch(enough, load_encoder(), moments_only=True).moments_only
 
 
 @settings(max_examples=100, deadline=None)
@@ -181,6 +262,7 @@ def _arrays(sketch: Sketch) -> dict[str, np.ndarray]:
         save(_arrays(random_sketch(0))),
         save(_arrays(random_sketch(0)), {"sketch": json.dumps({"version": 2, "encoder_id": "x"})}),
         save(_arrays(random_sketch(0)), {"sketch": "[]"}),
+        save(_arrays(random_sketch(0)), {"sketch": json.dumps({"version": 1, "encoder_id": "x", "moments_only": 1})}),
         save({"features": np.zeros((2, 2), np.float32)}, {"sketch": json.dumps({"version": 1, "encoder_id": "x"})}),
     ],
     ids=[
@@ -191,6 +273,7 @@ def _arrays(sketch: Sketch) -> dict[str, np.ndarray]:
         "no metadata",
         "later version",
         "odd metadata",
+        "odd mark",
         "tensors missing",
     ],
 )

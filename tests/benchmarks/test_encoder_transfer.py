@@ -15,7 +15,7 @@ from search.similarity import load_encoder
 ROOT = Path(__file__).parents[2]
 if str(ROOT / "benchmarks") not in sys.path:
     sys.path.append(str(ROOT / "benchmarks"))
-comparison = importlib.import_module("similarity_encoders")
+comparison = importlib.import_module("encoder_transfer")
 RawEncoder = importlib.import_module("encoders").RawEncoder
 
 
@@ -26,21 +26,26 @@ def test_rank_correlation_is_spearmans_with_ties() -> None:
     assert comparison.rank_correlation(x, np.ones(6)) == 0.0
 
 
-def test_regret_is_what_the_nearest_sources_leave_on_the_table() -> None:
+def test_regret_is_what_the_best_predicted_sources_leave_on_the_table() -> None:
     distances, gain = np.array([3.0, 1.0, 2.0, 4.0]), np.array([0.30, 0.10, 0.20, 0.25])
-    assert comparison.regret_of_nearest(distances, gain, 1) == pytest.approx(0.20)
-    assert comparison.regret_of_nearest(distances, gain, 2) == pytest.approx(0.10)
-    assert comparison.regret_of_nearest(distances, gain, 3) == 0.0
+    assert comparison.regret_of_best(-distances, gain, 1) == pytest.approx(0.20)
+    assert comparison.regret_of_best(-distances, gain, 2) == pytest.approx(0.10)
+    assert comparison.regret_of_best(-distances, gain, 3) == 0.0
+
+
+def test_a_source_alone_is_judged_by_the_other_targets() -> None:
+    gain = np.array([[0.1, 0.4], [0.3, 0.2], [0.5, 0.0]])
+    np.testing.assert_allclose(comparison.elsewhere(gain), [[0.4, 0.1], [0.3, 0.2], [0.2, 0.3]])
 
 
 def transfer(gain: dict[tuple[str, str], float]) -> dict[str, object]:
-    """Runs with two seeds, as the selection benchmark stores them; half the gain may come before the first step."""
+    """Runs with two seeds, as the selection benchmark stores them."""
     step = {"n_train": 10, "n_val": 5, "seed": 0, "transform": None, "labels": None}
     names = {name for pair in gain for name in pair}
     tasks = {name: {**step, "task": name} for name in names - {"poisoned", "generalist"}}
     tasks["poisoned"] = {**step, "task": "fashion_tops", "labels": "random"}
     rows = [
-        {"target": target, "source": source, "seed": seed, "gain": value + 0.01 * seed, "zero_step_gain": value / 2}
+        {"target": target, "source": source, "seed": seed, "gain": value + 0.01 * seed}
         for (target, source), value in gain.items()
         for seed in (0, 1)
     ]
@@ -53,7 +58,7 @@ def test_transfer_runs_that_follow_the_domains_give_full_marks(capsys: pytest.Ca
     gain = dict.fromkeys(product(targets, ("texture3", "poisoned", "generalist")), 0.0)
     for target, source in product(targets, ("fashion_tops", "print_latin_lower")):
         gain[target, source] = 0.2 if target.partition("_")[0] == source.partition("_")[0] else 0.1
-    section = comparison.evaluate(transfer(gain), comparison.SHIPPED, [load_encoder(), RawEncoder()])
+    section = comparison.evaluate(transfer(gain), ROOT / "examples" / "tasks", [load_encoder(), RawEncoder()])
     figures = section.figures
     assert figures["sources"] == ["texture3", "fashion_tops", "print_latin_lower"]
     assert figures["pixels"]["nearest"] == ["fashion_tops", "print_latin_lower"]
@@ -61,4 +66,6 @@ def test_transfer_runs_that_follow_the_domains_give_full_marks(capsys: pytest.Ca
     assert figures["gain"] == [pytest.approx([0.005, 0.205, 0.105]), pytest.approx([0.005, 0.105, 0.205])]
     assert figures["pixels"]["poisoned_ranks"]["poisoned"] < 2
     assert figures["pixels"]["ahead_of_default"]["regret"] == (0.0, 0.0, 0.0)
+    assert figures["references"]["another seed"]["rank_correlation"] == pytest.approx([1.0] * 4)
+    assert figures["references"]["by chance"]["regret"] == pytest.approx([10.0, 10.0])
     assert "Spearman" in capsys.readouterr().out
