@@ -34,12 +34,12 @@ def make_registry_server(tmp_path) -> Iterator[Callable[..., RegistryServer]]:
 
         def make(**settings: Any) -> RegistryServer:
             values = {
-            "data_dir": tmp_path / "registry",
-            "address": "127.0.0.1:0",
-            "drain_seconds": 1.0,
-            "transport_processes": 0,  # which would take seconds of every test
-            **settings,
-        }
+                "data_dir": tmp_path / "registry",
+                "address": "127.0.0.1:0",
+                "drain_seconds": 1.0,
+                "transport_processes": 0,  # which would take seconds of every test
+                **settings,
+            }
             return running.enter_context(ServerThread(Settings(**values)))
 
         yield make

@@ -9,7 +9,6 @@ from itertools import combinations
 import numpy as np
 import ot
 import pytest
-from scipy.linalg import sqrtm
 from scipy.stats import spearmanr
 from small_sketches import random_sketch, reordered
 
@@ -144,18 +143,24 @@ def _by_definition(sketch: Sketch) -> np.ndarray:
         for share, sigma, mu in zip(shares, covariances, means, strict=True)
     )
     compression = module._class_compression(d)
-    z = np.array([[*means[c], *(_half(sqrtm(covariances[c])) @ compression)] for c in range(k)])
+    z = np.array([[*means[c], *(_half(_root(covariances[c])) @ compression)] for c in range(k)])
     reference = module._reference(sketch.encoder_id, d)
     cost = np.array([[((r - point) ** 2).sum() for point in z] for r in reference])
     plan = ot.emd(np.full(len(reference), 1 / len(reference)), shares, cost)
     transported = [plan[i] @ z / plan[i].sum() / np.sqrt(len(reference)) for i in range(len(reference))]
-    values = np.concatenate([mean, _half(sqrtm(total)), *transported])
+    values = np.concatenate([mean, _half(_root(total)), *transported])
     buckets, signs = module._landings(len(values))
     result = np.zeros((len(buckets), EMBEDDING_DIMENSION // len(buckets)))
     for block, (bucket, sign) in enumerate(zip(buckets, signs, strict=True)):
         for position, value in enumerate(values):
             result[block, bucket[position]] += sign[position] * value / np.sqrt(len(buckets))
     return result.ravel()
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric root; a general-purpose matrix root warns of singular covariances, of which there are many here."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
 
 
 def _half(root: np.ndarray) -> np.ndarray:
