@@ -1,7 +1,7 @@
 """Section `sketch`: what the served sketch loses against the exact distance of the whole training splits.
 
 The reference is exact OTDD between up to 2,000 training images a task with full-rank class covariances from all of
-them, as `otdd_samples` computes it; sketches of several sizes, and of moments only, are compared with it over all pairs.
+them, as `otdd_samples` computes it; sketches of several sizes, and of moments only, are compared with it over pairs.
 """
 
 from __future__ import annotations

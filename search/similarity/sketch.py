@@ -16,8 +16,8 @@ What it reveals, beside the number of training images of each class; of validati
   than `MIN_CLASS_IMAGES` are refused. This is no differential privacy.
 - Class means and factors are in both kinds. In an ordinary sketch a class of one image is that image.
 
-`moments_only` is the client's promise to the owner of the images: a receiver takes the mark on trust. Where even moments
-are too much, keep the registry itself on a machine that may see the images.
+`moments_only` is the client's promise to the owner of the images: a receiver takes the mark on trust. Where even
+moments are too much, keep the registry itself on a machine that may see the images.
 
 Legend of shapes: n sampled points, d feature dimension, k classes, r rank of the covariance factors.
 """
