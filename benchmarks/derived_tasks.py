@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from search._determinism import random_order
-from search.tasks import Derivation, ImageDataset, Split, Transform, derive
+from search.tasks import Derivation, ImageDataset, Split, derive
+from search.tasks.derivation import Transform
 
 __all__ = ["DerivedTask", "derived_tasks", "with_merged_classes"]
 
 TRANSFORMS: tuple[Transform, ...] = ("rot90", "invert", "permute_pixels", "rainbow", "noise")
-LABEL_CHANGES = ("random", "merged", "renamed")
+LABEL_CHANGES = ("random", "merged")
 """Kinds of derived task that have the same images as their parent and differ from it in labels alone."""
 
 
@@ -56,4 +57,3 @@ def _derivations(task: ImageDataset, index: int, seed: int) -> Iterator[tuple[st
         transform = TRANSFORMS[(2 * index + step + seed) % len(TRANSFORMS)]
         yield transform, Derivation(transform=transform, seed=seed)
     yield "random", Derivation(labels="random", seed=seed)
-    yield "renamed", Derivation(labels="shuffle_ids", seed=seed)

@@ -10,6 +10,7 @@ for all targets; `another seed` ranks them by the gain that the other seeds meas
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ Figures = dict[str, Any]
 
 
 def evaluate(transfer: Mapping[str, Any], tasks: Path, encoders: Sequence[Encoder], *, title: str = "gain") -> Section:
-    """Distances against measured gains, averaged over seeds.
+    """Distances against measured gains, averaged over the seeds on which a source was tried.
+
+    After a race (`selection.py --race`) a source far behind on the first seed has that one alone: good enough to say
+    that it is far behind.
 
     Args:
         transfer: `matrix`, rows {target, source, seed, gain}, and `tasks`, name to step. Sources without a step (a
@@ -92,11 +96,12 @@ def elsewhere(gain: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def between_seeds(rows: Sequence[Mapping[str, Any]], targets: Sequence[str], sources: Sequence[str]) -> Figures:
-    """Each seed's gains predicted by the mean over the others; nothing with one seed."""
+    """Each seed's gains predicted by the mean over the others; nothing with one seed, or where a race dropped some."""
     seeds = sorted({row["seed"] for row in rows})
-    if len(seeds) < 2:
-        return scores(np.empty((0, 0)), np.empty((0, 0)))
+    tried = {(row["target"], row["source"], row["seed"]) for row in rows}
     found: Figures = {}
+    if len(seeds) < 2 or not tried.issuperset(itertools.product(targets, sources, seeds)):
+        return found
     for seed in seeds:
         mine, others = ([row for row in rows if (row["seed"] == seed) == own] for own in (True, False))
         predicted, gain = (mean_table(part, targets, sources, "gain") for part in (others, mine))

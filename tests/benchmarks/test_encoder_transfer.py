@@ -69,3 +69,12 @@ def test_transfer_runs_that_follow_the_domains_give_full_marks(capsys: pytest.Ca
     assert figures["references"]["another seed"]["rank_correlation"] == pytest.approx([1.0] * 4)
     assert figures["references"]["by chance"]["regret"] == pytest.approx([10.0, 10.0])
     assert "Spearman" in capsys.readouterr().out
+
+
+def test_a_source_dropped_by_a_race_counts_with_the_seeds_it_has() -> None:
+    gain = {("print_greek", source): value for source, value in (("print_thai", 0.2), ("fashion_tops", 0.1))}
+    runs = transfer(gain)
+    runs["matrix"] = [row for row in runs["matrix"] if (row["source"], row["seed"]) != ("fashion_tops", 1)]  # type: ignore[attr-defined]
+    figures = comparison.evaluate(runs, ROOT / "examples" / "tasks", [load_encoder()]).figures
+    assert figures["gain"] == [pytest.approx([0.205, 0.1])]
+    assert figures["references"]["another seed"] == {}
