@@ -26,7 +26,7 @@ class Target:
 
     sketch: Sketch
     embedding: NDArray[np.float32] | None = None
-    """As stored, shape (256,), where it was read on the way."""
+    """As stored, shape (512,), where it was read on the way."""
 
 
 class TargetReader:
