@@ -52,7 +52,7 @@ class Row:
     p50_ms: float
     p99_ms: float
     server_cpu_ms: float
-    """Mean processor time of the server a query."""
+    """Median of the processor time that the server takes for a query."""
     outcomes: dict[str, float]
     """Datasets of the shortlist a query, by what became of them."""
 
@@ -108,12 +108,13 @@ def ask(client: RegistryClient, pid: int, kind: str, targets: Sequence[str | byt
     rows = []
     for name, rounds in (("cold", 1), ("cached", CACHED_ROUNDS)):
         seconds: list[float] = []
+        cpu: list[float] = []
         answers: list[NearestSources] = []
-        cpu = cpu_seconds(pid)
         for target in [target for _ in range(rounds) for target in targets]:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), cpu_seconds(pid)
             answers.append(client.query_nearest_sources(target, top_k=TOP_K, shortlist_size=SHORTLIST, explain=True))
             seconds.append(time.perf_counter() - start)
+            cpu.append(cpu_seconds(pid) - cpu_start)
         counts = Counter(entry.outcome for answer in answers for entry in answer.shortlist)
         assert not counts[ShortlistOutcome.COMPUTED] or name == "cold", "something was computed twice"
         rows.append(
@@ -122,7 +123,7 @@ def ask(client: RegistryClient, pid: int, kind: str, targets: Sequence[str | byt
                 queries=len(seconds),
                 p50_ms=1e3 * float(np.quantile(seconds, 0.5)),
                 p99_ms=1e3 * float(np.quantile(seconds, 0.99)),
-                server_cpu_ms=1e3 * (cpu_seconds(pid) - cpu) / len(seconds),
+                server_cpu_ms=1e3 * float(np.quantile(cpu, 0.5)),
                 outcomes={outcome.value: count / len(answers) for outcome, count in counts.items()},
             )
         )
@@ -130,9 +131,9 @@ def ask(client: RegistryClient, pid: int, kind: str, targets: Sequence[str | byt
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time of a process's threads so far."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def check(row: Row, limit_ms: float) -> Check:
@@ -145,7 +146,7 @@ def print_rows(rows: Sequence[Row], datasets: int) -> None:
     shown = (ShortlistOutcome.COMPUTED, ShortlistOutcome.CACHED, ShortlistOutcome.PRUNED)
     print_table(
         f"QueryNearestSources: {datasets} datasets, shortlist {SHORTLIST}, top {TOP_K}, server on one core",
-        ["target", "queries", "p50 ms", "p99 ms", "server CPU ms", *(outcome.value.lower() for outcome in shown)],
+        ["target", "queries", "p50 ms", "p99 ms", "server CPU p50 ms", *(outcome.value.lower() for outcome in shown)],
         [
             [row.kind, str(row.queries), *(f"{value:.1f}" for value in (row.p50_ms, row.p99_ms, row.server_cpu_ms))]
             + [f"{row.outcomes.get(outcome.value, 0.0):.1f}" for outcome in shown]

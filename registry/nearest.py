@@ -44,8 +44,10 @@ _log = logging.getLogger(__name__)
 DEFAULT_TOP_K = 5
 MOST_CANDIDATES = 100
 LARGEST_SHORTLIST = 256
-_HITS_PER_SOURCE = 4
-"""Datasets taken from the index for each that is wanted, since some have no version yet."""
+_HITS_PER_SOURCE = 2
+"""Datasets taken from the index for each that is wanted, since some have no version yet: often the target itself."""
+_MORE_HITS = 4
+"""Times as many are taken when that was not enough."""
 _MOST_EMBEDDINGS = 4096
 _MOST_BOUNDS = 100_000
 """Of pairs whose distance was not needed: the same query again then costs no more than reading distances."""
@@ -78,7 +80,7 @@ class NearestQuery:
 
     sketch: Sketch
     embedding: NDArray[np.float32] | None = None
-    """Of the sketch, shape (256,), if the caller has it."""
+    """Of the sketch, shape (512,), if the caller has it."""
     top_k: int = 0
     shortlist_size: int = 0
     space: SearchSpace | None = None
@@ -195,7 +197,7 @@ class SourceFinder:
             sources = self._with_versions(hits, size, stamps)
             if len(sources) >= size or len(hits) < k:
                 break
-            k *= _HITS_PER_SOURCE  # many datasets near the target have no version yet
+            k *= _MORE_HITS  # many datasets near the target have no version yet
         read = self._sources.read({hit.name: stamp for hit in sources if (stamp := stamps[hit.name]) is not None})
         return [
             Shortlisted(hit=hit, dataset=read[hit.name].dataset, versions=read[hit.name].versions)

@@ -72,11 +72,13 @@ class Server:
         self._process.wait()
 
 
-def free_port() -> int:
-    """A port that nobody listens on, for the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody listens on. Bound all along, else the system gives it to the next server that asks for any."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # lets the test's own server bind it as well
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 @pytest.fixture
@@ -126,6 +128,7 @@ def test_the_backlog_of_an_outage_drains_once(
     life: Life,
     catalog: Catalog,
     starting: list[Server],
+    port: int,
     tmp_path: Path,
     empty_store: Path,
     data_dir: Path,
@@ -133,7 +136,6 @@ def test_the_backlog_of_an_outage_drains_once(
 ) -> None:
     """Down, then there, then frozen in the middle of work, then back: in the end it has what the catalog has."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-    port = free_port()
     publisher = Publisher(catalog, TrackingStore(f"http://127.0.0.1:{port}", None))
     source = life.finished_job("letters", "greek", stream="alphabets").version
     assert publisher.drain().trouble

@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from registry.catalog.datasets import Datasets
 from registry.clock import utc_now
 from registry.nearest import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery, SourceFinder
 from registry.transport_pool import TransportPool
+from registry.transport_solver import solve
 from search import errors
 from search.similarity import load_encoder, make_sketch, otdd
 
@@ -78,12 +80,35 @@ def test_when_time_is_up_the_answer_is_partial_and_claims_nothing(finder, source
     assert not finder.find(NearestQuery(sketch=target, deadline=time.monotonic() + 600.0)).partial
 
 
-def test_a_distance_that_comes_too_late_warms_the_cache(registry_server, finder, sources, client):
+def test_a_distance_that_comes_too_late_warms_the_cache(registry_server, sources, client):
     target = sketch_of(make_dataset(99))
     digests = [dataset.sketch_digest for dataset in client.list_datasets()]
     cache = registry_server.registry.catalog.datasets
-    while not cache.cached_distances([target.digest, *digests]):  # unless it was dropped before it began
-        assert finder.find(NearestQuery(sketch=target, top_k=100, deadline=time.monotonic() - 1.0)).partial
+    pool = HeldPool()
+    with contextlib.closing(finder_of(registry_server.registry, pool=pool)) as finder:
+        answer = finder.find(NearestQuery(sketch=target, top_k=100, deadline=time.monotonic() - 1.0))
+        assert answer.partial
+        assert not cache.cached_distances([target.digest, *digests])
+        pool.finish()
+    assert len(cache.cached_distances([target.digest, *digests])) == pool.size
+
+
+class HeldPool(TransportPool):
+    """Transports begin at once and end when the test says so."""
+
+    def __init__(self):
+        super().__init__(0)
+        self._held = []
+
+    def solve(self, target, source):
+        future = Future()
+        future.set_running_or_notify_cancel()
+        self._held.append((future, target, source))
+        return future
+
+    def finish(self):
+        for future, target, source in self._held:
+            future.set_result(solve(target, source))
 
 
 def test_what_is_pruned_was_not_among_the_candidates_of_everything_measured(finder, sources):
