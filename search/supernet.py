@@ -31,7 +31,7 @@ from search.operations import (
     make_operation,
 )
 from search.spaces import Genotype, SearchSpace, family_of
-from search.spaces.family import Cell, CellKind, Residual
+from search.spaces.family import Cell, CellKind, PooledConv, Residual
 
 __all__ = ["Mixture", "Network", "alpha_entropy", "skip_count"]
 
@@ -68,10 +68,14 @@ class Network(nn.Module):
         affine = space.affine_batch_norm or genotype is not None
         stem = family.stem_channels(space)
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, space.stem_stride, 1, bias=False), BatchNorm(stem, affine=True))
+        if family.stem_pool:
+            self.stem.append(nn.MaxPool2d(2, ceil_mode=True))
         self.blocks = nn.ModuleList()
         for block in family.blocks(space):
             if isinstance(block, Residual):
                 self.blocks.append(ResidualBlock(block, affine=affine))
+            elif isinstance(block, PooledConv):
+                self.blocks.append(PooledBlock(block, affine=affine))
             else:
                 chosen = None if genotype is None else genotype[block.kind]
                 self.blocks.append(MixedCell(space, kinds[block.kind], block, chosen, affine, family.normalise_pools))
@@ -207,6 +211,18 @@ class ResidualBlock(nn.Module):
         y = self.conv_b(F.relu(self.conv_a(F.relu(x))))
         # ceil_mode: an odd side keeps its last row, as the strided convolution beside it does.
         return cast("Tensor", y + self.shortcut(F.avg_pool2d(x, 2, 2, ceil_mode=True)))
+
+
+class PooledBlock(nn.Module):
+    """The compact space's block between stages: ReLU, 3×3 convolution, BatchNorm, 2×2 max pooling."""
+
+    def __init__(self, plan: PooledConv, *, affine: bool) -> None:
+        super().__init__()
+        self.conv = ReluConvNorm(plan.channels_in, plan.channels, 3, 1, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 2C, ceil(H/2), ceil(W/2))."""
+        return F.max_pool2d(self.conv(F.relu(x)), 2, ceil_mode=True)
 
 
 def _preprocess(how: str, channels_in: int, channels: int, *, affine: bool) -> nn.Module:

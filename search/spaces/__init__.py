@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from search.errors import InvalidSearchSpace
+from search.spaces.compact import Compact
 from search.spaces.darts import Darts
 from search.spaces.family import Family, Genotype
 from search.spaces.nas_bench_201 import NasBench201
@@ -25,7 +26,7 @@ __all__ = [
     "space_from_json",
 ]
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (NasBench201(), Darts())}
+FAMILIES: Mapping[str, Family] = {family.name: family for family in (Compact(), NasBench201(), Darts())}
 """Every known family by name. A new space is registered here."""
 
 DEFAULT_FAMILY = "nas-bench-201"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from search.errors import InvalidArgument
 from search.spaces.space import SearchSpace
 
-__all__ = ["Block", "Cell", "CellKind", "Edge", "Family", "Genotype", "Node", "Residual", "edges_of", "softmax"]
+__all__ = ["Block", "Cell", "CellKind", "Edge", "Family", "Genotype", "Node", "PooledConv", "Residual", "edges_of", "softmax"]
 
 Node = tuple[tuple[str, int], ...]
 """What a node of a discrete cell sums up: (operation, source state) pairs."""
@@ -73,7 +73,15 @@ class Residual:
     channels: int
 
 
-Block = Cell | Residual
+@dataclass(frozen=True, slots=True)
+class PooledConv:
+    """ReLU, a 3×3 convolution, BatchNorm and 2×2 max pooling: halves the side."""
+
+    channels_in: int
+    channels: int
+
+
+Block = Cell | Residual | PooledConv
 
 
 class Family(ABC):
@@ -85,6 +93,7 @@ class Family(ABC):
         defaults: default values of the other fields of `SearchSpace`.
         normalise_pools: whether pooling operations are followed by BatchNorm.
         last_activation: whether BatchNorm and ReLU stand between the last block and the pooling before the head.
+        stem_pool: whether 2×2 max pooling follows the stem.
     """
 
     name: str
@@ -92,6 +101,7 @@ class Family(ABC):
     defaults: Mapping[str, Any]
     normalise_pools: bool
     last_activation: bool
+    stem_pool: bool = False
 
     @abstractmethod
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:

@@ -31,10 +31,10 @@ from search.spaces.family import (
 )
 from search.spaces.space import SearchSpace
 
-__all__ = ["NasBench201"]
+__all__ = ["KIND", "STAGES", "NasBench201"]
 
-_STAGES = 3
-_KIND = "cell"
+STAGES = 3
+KIND = "cell"
 
 
 class NasBench201(Family):
@@ -55,23 +55,23 @@ class NasBench201(Family):
     last_activation = True
 
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:
-        return (CellKind(_KIND, inputs=1, nodes=space.nodes, output="last"),)
+        return (CellKind(KIND, inputs=1, nodes=space.nodes, output="last"),)
 
     def stem_channels(self, space: SearchSpace) -> int:
         return space.channels
 
     def blocks(self, space: SearchSpace) -> tuple[Block, ...]:
         blocks: list[Block] = []
-        for stage in range(_STAGES):
+        for stage in range(STAGES):
             channels = space.channels * 2**stage
             if stage > 0:
                 blocks.append(Residual(channels // 2, channels))
-            cell = Cell(_KIND, channels_in=(channels,), channels=channels, stride=1, preprocess=("none",))
+            cell = Cell(KIND, channels_in=(channels,), channels=channels, stride=1, preprocess=("none",))
             blocks.extend([cell] * space.cells)
         return tuple(blocks)
 
     def features(self, space: SearchSpace) -> int:
-        return space.channels * int(2 ** (_STAGES - 1))
+        return space.channels * int(2 ** (STAGES - 1))
 
     def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
         """The strongest operation of every edge.
@@ -79,7 +79,7 @@ class NasBench201(Family):
         `none` is left out, as DARTS does: its α only says how much of the other operations an edge wants, and two
         `none` too many cut the output off from the input.
         """
-        weights = softmax(alphas[_KIND])  # (edges, operations)
+        weights = softmax(alphas[KIND])  # (edges, operations)
         if "none" in space.operations:
             weights[:, space.operations.index("none")] = -1.0
         (kind,) = self.cell_kinds(space)
@@ -87,10 +87,10 @@ class NasBench201(Family):
         for node in range(space.nodes):
             rows = [(row, edge) for row, edge in enumerate(kind.edges) if edge.target == 1 + node]
             nodes.append(tuple((space.operations[int(weights[row].argmax())], edge.source) for row, edge in rows))
-        return {_KIND: tuple(nodes)}
+        return {KIND: tuple(nodes)}
 
     def format_genotype(self, genotype: Genotype) -> str:
-        return "+".join("|" + "".join(f"{op}~{source}|" for op, source in node) for node in genotype[_KIND])
+        return "+".join("|" + "".join(f"{op}~{source}|" for op, source in node) for node in genotype[KIND])
 
     def parse_genotype(self, space: SearchSpace, text: str) -> Genotype:
         nodes: list[Node] = []
@@ -105,4 +105,4 @@ class NasBench201(Family):
             nodes.append(node)
         if len(nodes) != space.nodes:
             raise invalid_genotype(text, f"{space.nodes} nodes joined by `+`")
-        return {_KIND: tuple(nodes)}
+        return {KIND: tuple(nodes)}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from search.spaces import family_of
-from search.spaces.family import Cell
+from search.spaces.family import Cell, PooledConv
 from search.supernet import Network
 
 EPS = 1e-5
@@ -22,6 +22,8 @@ def reference_logits(network: Network, images: Tensor, mixture: dict[str, Tensor
     space, family = network.space, family_of(network.space)
     kinds = {kind.name: kind for kind in family.cell_kinds(space)}
     x = _bn(F.conv2d(images, t["stem.0.weight"], stride=space.stem_stride, padding=1), t, "stem.1")
+    if family.stem_pool:
+        x = F.max_pool2d(x, 2, ceil_mode=True)
     before_last = last = x
     for number, block in enumerate(family.blocks(space)):
         p = f"blocks.{number}"
@@ -45,6 +47,8 @@ def reference_logits(network: Network, images: Tensor, mixture: dict[str, Tensor
                 states.append(total)
             nodes = states[kind.inputs :]
             before_last, last = last, nodes[-1] if kind.output == "last" else torch.cat(nodes, dim=1)
+        elif isinstance(block, PooledConv):
+            before_last, last = last, F.max_pool2d(_relu_conv_bn(last, 3, 1, t, f"{p}.conv"), 2, ceil_mode=True)
         else:
             y = _relu_conv_bn(last, 3, 2, t, f"{p}.conv_a")
             y = _relu_conv_bn(y, 3, 1, t, f"{p}.conv_b")

@@ -14,6 +14,7 @@ from search.supernet import Network, alpha_entropy, skip_count
 from tests.search.reference import reference_logits
 
 SPACES = {
+    "compact": make_space("compact", channels=4),
     "nas-bench-201": make_space("nas-bench-201", channels=4),
     "nas-bench-201, plain norms": make_space("nas-bench-201", channels=4, affine_batch_norm=False, stem_stride=2),
     "darts": make_space("darts", channels=4, cells=3, nodes=2),
