@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clients import _prepare, _wire, blobs
+from clients import _children, _prepare, _wire, blobs
+from clients._children import Images
 from clients._connection import AsyncConnection, Target
 from clients._prepare import Space
 from clients._watch import WatchPosition
@@ -42,6 +43,8 @@ from clients.resources import (
 )
 
 if TYPE_CHECKING:
+    from search.child import Child
+    from search.predictions import Predictions
     from search.tasks import ImageDataset
 
 __all__ = ["AsyncRegistryClient"]
@@ -235,6 +238,29 @@ class AsyncRegistryClient:
             raise
         await asyncio.to_thread(incoming.commit)
         return target
+
+    # Child networks ----------------------------------------------------------------------------------------------
+
+    async def load_child(self, version: str, *, device: str = "cpu", progress: Progress | None = None) -> Child:
+        _children.need_torch()
+        found = await self.get_version(_children.full_version_name(version))
+        data = await self.download_blob(_children.require_child(found), progress=progress)
+        return await asyncio.to_thread(_children.open_child, data, device)
+
+    async def predict(
+        self,
+        version: str,
+        images: Images,
+        *,
+        array: str = "",
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Predictions:
+        _children.need_torch()
+        found = await self.get_version(_children.full_version_name(version))
+        data = await self.download_blob(_children.require_child(found), progress=progress)
+        dataset = await self.get_dataset(found.dataset)
+        return await asyncio.to_thread(_children.classify, data, found, dataset, images, array=array, device=device)
 
     # What a worker needs -----------------------------------------------------------------------------------------
 

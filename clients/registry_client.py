@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clients import _prepare, _wire, blobs
+from clients import _children, _prepare, _wire, blobs
+from clients._children import Images
 from clients._connection import Connection, Target
 from clients._prepare import Space
 from clients._watch import WatchPosition
@@ -37,6 +38,8 @@ from clients.resources import (
 )
 
 if TYPE_CHECKING:
+    from search.child import Child
+    from search.predictions import Predictions
     from search.tasks import ImageDataset
 
 __all__ = ["RegistryClient"]
@@ -288,6 +291,50 @@ class RegistryClient:
         with blobs.IncomingFile(target) as sink:
             blobs.download(self._connection, name, sink, progress)
         return target
+
+    # Child networks ----------------------------------------------------------------------------------------------
+
+    def load_child(self, version: str, *, device: str = "cpu", progress: Progress | None = None) -> Child:
+        """Download and check a version's child network; its `predict` gives class probabilities.
+
+        Args:
+            version: `supernets/{id}/versions/{n}`, or a supernet for its head.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            progress: called with (bytes received, bytes in all).
+
+        Raises NotFound, NotPossibleNow where there is no child network, OptionalDependency without torch.
+        """
+        _children.need_torch()
+        found = self.get_version(_children.full_version_name(version))
+        data = self.download_blob(_children.require_child(found), progress=progress)
+        return _children.open_child(data, device)
+
+    def predict(
+        self,
+        version: str,
+        images: Images,
+        *,
+        array: str = "",
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Predictions:
+        """Classify images with a version's child network. To classify often, keep what `load_child` returns.
+
+        Args:
+            version: `supernets/{id}/versions/{n}`, or a supernet for its head.
+            images: uint8 array (n, height, width, 1 or 3); or files, folders of images and .npz files, which are
+                resized as the task's own images were.
+            array: name of the array in .npz files; without one `images`, `x` or `x_test`, or the only one.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            progress: called with (bytes received, bytes in all) of the network.
+
+        Raises InvalidDataset for images that cannot be used, and as `load_child`.
+        """
+        _children.need_torch()
+        found = self.get_version(_children.full_version_name(version))
+        data = self.download_blob(_children.require_child(found), progress=progress)
+        dataset = self.get_dataset(found.dataset)
+        return _children.classify(data, found, dataset, images, array=array, device=device)
 
     # What a worker needs -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search.data import Data, Normalisation, prepare_images
+from search.data import Data, Normalisation, pick_device, prepare_images
 from search.errors import InvalidArgument, UnsafeWeights
 from search.recipe import Recipe
 from search.serialization import discrete_network, load_weights
@@ -95,14 +95,14 @@ class Child:
         return torch.cat(parts).numpy()
 
 
-def load_child(data: bytes) -> Child:
-    """A child network from the bytes in `PipelineResult.child`.
+def load_child(data: bytes, *, device: str = "cpu") -> Child:
+    """A child network from the bytes in `PipelineResult.child`, on a device (`auto`, `cpu`, `cuda`, `cuda:N`).
 
     Raises:
         UnsafeWeights, WeightsTooLarge, NotFinite: the bytes are not such a network.
     """
     info, tensors = load_weights(data, "child")
-    network = discrete_network(info, tensors)
+    network = discrete_network(info, tensors).to(pick_device(device))
     assert network.genotype is not None
     try:
         names = tuple(str(name) for name in info.metadata["class_names"])
@@ -112,6 +112,12 @@ def load_child(data: bytes) -> Child:
         raise UnsafeWeights(
             "The metadata do not say how the child network is used.", remedy="Export it again.", field="weights"
         ) from None
+    if len(names) != info.n_classes:
+        raise UnsafeWeights(
+            f"The metadata name {len(names)} classes, the network distinguishes {info.n_classes}.",
+            remedy="Export it again.",
+            field="weights",
+        )
     return Child(network, network.genotype, names, normalisation, (height, width), info.metadata)
 
 

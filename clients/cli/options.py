@@ -37,6 +37,7 @@ __all__ = [
     "TasteCandidates",
     "TasteShare",
     "TransferModeOption",
+    "VersionName",
     "plot_option",
     "resolve_source",
     "search_space",
@@ -48,6 +49,9 @@ _PLACE_PANEL = "Where it runs"
 
 DatasetPath = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A .npz file or a folder of images.", show_default=False)
+]
+VersionName = Annotated[
+    str, typer.Argument(metavar="VERSION", help="`x/3`, or `x` for the head of supernet x.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 

@@ -1,0 +1,138 @@
+"""What is made of a child network: predictions of files, ONNX."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from search.child import Child, load_child
+from search.data import Normalisation, make_generator
+from search.errors import InvalidDataset, UnsafeWeights
+from search.onnx_export import INPUT, OUTPUT, child_to_onnx
+from search.predictions import Predictions
+from search.serialization import save_weights
+from search.spaces import family_of, make_space
+from search.supernet import Network
+from search.tasks import load_dataset
+from search.tasks.images import load_images
+
+SPACES = {
+    "nas-bench-201": make_space("nas-bench-201", channels=4),
+    "darts": make_space("darts", channels=4, cells=3, nodes=2),
+}
+
+
+def make_child(space, size, seed=0) -> bytes:
+    """An untrained child network whose statistics are those of noise, as it is stored."""
+    supernet = Network(space, 3, generator=make_generator(seed, "supernet"), alpha_scale=1.0)
+    network = Network(space, 3, generator=make_generator(seed, "child"), genotype=supernet.derive())
+    network.set_norm_mode("calibrate")
+    network(torch.randn(16, 3, *size, generator=make_generator(seed, "noise")))
+    return save_weights(
+        network,
+        genotype=family_of(space).format_genotype(network.genotype),
+        normalisation=Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)),
+        size=size,
+        facts={"class_names": ["a", "b", "ü"]},
+    )
+
+
+@pytest.fixture
+def child() -> Child:
+    return load_child(make_child(SPACES["nas-bench-201"], (16, 16)))
+
+
+@pytest.mark.parametrize(("name", "size"), [("nas-bench-201", (18, 21)), ("darts", (16, 19))])
+def test_the_onnx_model_gives_the_same_probabilities_for_batches_of_any_length(name: str, size: tuple[int, int]):
+    """Odd sides, where ceil mode, shifted reductions and uneven pooling windows all matter."""
+    child = load_child(make_child(SPACES[name], size))
+    session = onnxruntime.InferenceSession(child_to_onnx(child), providers=["CPUExecutionProvider"])
+    for count in (1, 2, 7):
+        images = np.random.default_rng(count).integers(0, 256, (count, *size, 3)).astype(np.uint8)
+        (probabilities,) = session.run([OUTPUT], {INPUT: images})
+        np.testing.assert_allclose(probabilities, child.predict(images), atol=1e-5)
+    told = json.loads(session.get_modelmeta().custom_metadata_map["child"])
+    assert (told["class_names"], told["genotype"]) == (["a", "b", "ü"], child.metadata["genotype"])
+
+
+def test_a_child_whose_class_names_do_not_fit_its_head_is_refused():
+    data = make_child(SPACES["nas-bench-201"], (16, 16))
+    broken = data.replace(b'\\"b\\",', b"      ")
+    assert len(broken) == len(data)
+    with pytest.raises(UnsafeWeights, match="name 2 classes"):
+        load_child(broken)
+
+
+def test_the_top_classes_come_with_their_names_the_best_first(child: Child):
+    probabilities = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]], np.float32)
+    found = Predictions("supernets/a/versions/1", ("x", "y"), child.class_names, probabilities)
+    assert found.top(2) == (
+        (("b", pytest.approx(0.5)), ("ü", pytest.approx(0.3))),
+        (("a", pytest.approx(0.4)), ("b", pytest.approx(0.4))),
+    )
+    assert found.labels.tolist() == [1, 0]
+    assert len(found.top(9)[0]) == 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A task of photographs of several sizes, larger than the task's images become."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(3):
+                side = 20 + 8 * number
+                picture = Image.fromarray(rng.integers(0, 256, (side, side + 3, 3)).astype(np.uint8))
+                picture.save(tmp_path / split / label / f"{number}.png")
+    return tmp_path
+
+
+def test_files_are_decoded_and_resized_as_the_tasks_own_images_were(folder: Path):
+    dataset = load_dataset(folder)
+    height, width, channels = dataset.image_shape
+    found = load_images([folder / "test"], size=(height, width), channels=channels)
+    np.testing.assert_array_equal(found.images, dataset.test.images)
+    assert found.names[0] == str(folder / "test" / "cat" / "0.png")
+
+
+def test_files_folders_and_arrays_may_be_mixed_and_keep_their_order(folder: Path):
+    np.savez(folder / "more.npz", x_test=np.full((2, 40, 40), 0.5), other=np.zeros(3))
+    paths = [folder / "more.npz", folder / "test" / "dog" / "1.png", folder / "val" / "cat"]
+    found = load_images(paths, size=(24, 20), channels=1)
+    assert found.images.shape == (6, 24, 20, 1)
+    assert found.names[1:3] == (f"{folder / 'more.npz'}[1]", str(paths[1]))
+    assert np.unique(found.images[:2]).tolist() == [128]
+
+
+def test_colour_becomes_grey_for_a_grey_task_as_pillow_does_it(folder: Path):
+    path = folder / "test" / "cat" / "0.png"
+    with Image.open(path) as picture:
+        expected = np.asarray(picture.convert("L"), np.int64)
+    found = load_images([path], size=expected.shape, channels=1)
+    assert np.abs(found.images[0, :, :, 0] - expected).max() <= 1  # Pillow rounds in fixed point
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path / "nothing.png", "no such file"),
+        (lambda path: (path / "empty").mkdir() or path / "empty", "holds no images"),
+        (lambda path: (path / "bad.png").write_bytes(b"no") and path / "bad.png", "cannot be read"),
+        (lambda path: (path / "bad.npz").write_bytes(b"no") and path / "bad.npz", "not a zip"),
+        (lambda path: np.savez(path / "two.npz", a=np.zeros(1), b=np.zeros(1)) or path / "two.npz", "no array images"),
+        (lambda path: np.savez(path / "odd.npz", images=np.zeros((2, 3))) or path / "odd.npz", "shape"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused_by_name(tmp_path: Path, make, said: str):
+    path = make(tmp_path)
+    with pytest.raises(InvalidDataset, match=said) as caught:
+        load_images([path], size=(16, 16), channels=1)
+    assert caught.value.field == str(path)
+    assert caught.value.remedy
