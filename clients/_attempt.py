@@ -348,6 +348,9 @@ def _version_resource(result: PipelineResult, weights_blob: str, child_blob: str
             child_parameters=result.child_parameters,
             alpha_entropy=result.alpha_entropy,
             skip_count=result.skip_count,
+            child_macs=result.child_macs,
+            child_single_seconds=result.child_single_seconds,
+            child_batch_seconds=result.child_batch_seconds,
         ),
         cost=Cost(
             search_steps=result.search_steps,

@@ -267,6 +267,9 @@ class Metrics:
     child_parameters: int = 0
     alpha_entropy: float = 0.0
     skip_count: int = 0
+    child_macs: int = 0
+    child_single_seconds: float = 0.0
+    child_batch_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

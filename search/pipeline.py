@@ -16,7 +16,8 @@ from dataclasses import asdict
 from typing import Any
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.child import count_parameters, derive_child, make_child
+from search.child import derive_child, make_child
+from search.child_cost import ChildCost, measure_child
 from search.data import Data, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument
 from search.evaluation import Score, calibrate, collect_logits, score_logits
@@ -187,10 +188,12 @@ class _Run:
         genotype = supernet.derive()
         text = family_of(self.space).format_genotype(genotype)
         child, child_val, child_test = None, Score(0.0, 0.0), Score(0.0, 0.0)
+        cost = ChildCost(0, 0, 0.0, 0.0)
         if self.child_loop is not None:
             assert self.child_loop.best is not None
             child_val, child_test = self.child_loop.best, self._test(self.child_loop.network)
             child = self._save(self.child_loop.network, text, child_val, child_test)
+            cost = measure_child(self.child_loop.network, self.data)
         return PipelineResult(
             weights=self._save(supernet, text, val, test),
             child=child,
@@ -199,7 +202,10 @@ class _Run:
             test_accuracy=test.accuracy,
             child_val_accuracy=child_val.accuracy,
             child_test_accuracy=child_test.accuracy,
-            child_parameters=count_parameters(self.child_loop.network) if self.child_loop else 0,
+            child_parameters=cost.parameters,
+            child_macs=cost.macs,
+            child_single_seconds=cost.single_seconds,
+            child_batch_seconds=cost.batch_seconds,
             alpha_entropy=alpha_entropy(supernet.alpha_arrays()),
             skip_count=skip_count(genotype),
             search_steps=self.loop.steps - self._tasted_steps(),

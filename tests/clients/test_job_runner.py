@@ -71,6 +71,9 @@ def test_a_first_job_searches_from_scratch_and_the_next_is_offered_its_result(cl
     assert (ended.decision.source, ended.decision.transfer_mode) == ("", TransferMode.SCRATCH)
     assert version.metrics is not None
     assert version.metrics.child_parameters > 0
+    assert version.metrics.child_macs > 0
+    assert version.metrics.child_single_seconds > 0
+    assert version.metrics.child_batch_seconds > 0
     assert version.cost is not None
     assert version.cost.search_steps == epochs[1].steps
     assert len(client.download_blob(version.weights_blob)) == version.weights_size_bytes

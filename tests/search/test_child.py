@@ -10,8 +10,10 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from search.child import Child, load_child
+from search.child_cost import count_macs
 from search.data import Normalisation, make_generator
 from search.errors import InvalidDataset, UnsafeWeights
 from search.onnx_export import INPUT, OUTPUT, child_to_onnx
@@ -59,6 +61,28 @@ def test_the_onnx_model_gives_the_same_probabilities_for_batches_of_any_length(n
         np.testing.assert_allclose(probabilities, child.predict(images), atol=1e-5)
     told = json.loads(session.get_modelmeta().custom_metadata_map["child"])
     assert (told["class_names"], told["genotype"]) == (["a", "b", "ü"], child.metadata["genotype"])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_multiply_accumulates_are_those_of_every_convolution_and_the_head(name: str):
+    """Counted once more the obvious way: outputs of a layer times the products that each of them sums."""
+    child = load_child(make_child(SPACES[name], (17, 20)))
+    counted = 0
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal counted
+        if isinstance(layer, nn.Conv2d):
+            height, width = layer.kernel_size
+            counted += output.numel() * (layer.in_channels // layer.groups) * height * width
+        else:
+            counted += output.numel() * layer.in_features
+
+    for layer in child.network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    child.predict(np.zeros((1, 17, 20, 3), np.uint8))
+    expected = counted  # the hooks go on counting
+    assert count_macs(child.network, child.size) == expected > 0
 
 
 def test_a_child_whose_class_names_do_not_fit_its_head_is_refused():
