@@ -27,22 +27,24 @@ from search.warm_start import fit_head
 __all__ = ["Child", "count_parameters", "derive_child", "inherit", "load_child", "make_child"]
 
 
-def derive_child(supernet: Network, data: Data, recipe: Recipe, *, generator: torch.Generator) -> Network:
-    """The supernet's preferred architecture as a network of its own, with inherited weights and a fresh head.
+def derive_child(
+    supernet: Network, genotype: Genotype, data: Data, recipe: Recipe, *, generator: torch.Generator
+) -> Network:
+    """An architecture of a supernet as a network of its own, with inherited weights and a fresh head.
 
     With `recipe.child_channels` it has that width instead of the supernet's; nothing can be inherited then.
     """
-    child = make_child(supernet, recipe, generator=generator).to(data.device)
+    child = make_child(supernet, genotype, recipe, generator=generator).to(data.device)
     if child.space == supernet.space:
         inherit(child, supernet.state_dict())
     fit_head(child, data, recipe)
     return child
 
 
-def make_child(supernet: Network, recipe: Recipe, *, generator: torch.Generator) -> Network:
-    """The supernet's preferred architecture with fresh weights."""
+def make_child(supernet: Network, genotype: Genotype, recipe: Recipe, *, generator: torch.Generator) -> Network:
+    """An architecture of a supernet with fresh weights."""
     space = replace(supernet.space, channels=recipe.child_channels or supernet.space.channels)
-    return Network(space, supernet.n_classes, generator=generator, genotype=supernet.derive())
+    return Network(space, supernet.n_classes, generator=generator, genotype=genotype)
 
 
 def inherit(child: Network, supernet: Mapping[str, Tensor]) -> tuple[str, ...]:

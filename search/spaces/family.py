@@ -85,6 +85,7 @@ class Family(ABC):
         defaults: default values of the other fields of `SearchSpace`.
         normalise_pools: whether pooling operations are followed by BatchNorm.
         last_activation: whether BatchNorm and ReLU stand between the last block and the pooling before the head.
+        edges_kept: incoming edges that a node of a discrete cell keeps; None for all.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Family(ABC):
     defaults: Mapping[str, Any]
     normalise_pools: bool
     last_activation: bool
+    edges_kept: int | None = None
 
     @abstractmethod
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:
