@@ -8,21 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from search.child import Child, load_child
 from search.child_cost import count_macs
-from search.data import Normalisation, make_generator
 from search.errors import InvalidDataset, UnsafeWeights
 from search.onnx_export import INPUT, OUTPUT, child_to_onnx
 from search.predictions import Predictions
-from search.serialization import save_weights
-from search.spaces import family_of, make_space
-from search.supernet import Network
+from search.spaces import make_space
 from search.tasks import load_dataset
 from search.tasks.images import load_images
+from tests.tiny_child import tiny_child
 
 SPACES = {
     "nas-bench-201": make_space("nas-bench-201", channels=4),
@@ -30,30 +27,15 @@ SPACES = {
 }
 
 
-def make_child(space, size, seed=0) -> bytes:
-    """An untrained child network whose statistics are those of noise, as it is stored."""
-    supernet = Network(space, 3, generator=make_generator(seed, "supernet"), alpha_scale=1.0)
-    network = Network(space, 3, generator=make_generator(seed, "child"), genotype=supernet.derive())
-    network.set_norm_mode("calibrate")
-    network(torch.randn(16, 3, *size, generator=make_generator(seed, "noise")))
-    return save_weights(
-        network,
-        genotype=family_of(space).format_genotype(network.genotype),
-        normalisation=Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)),
-        size=size,
-        facts={"class_names": ["a", "b", "ü"]},
-    )
-
-
 @pytest.fixture
 def child() -> Child:
-    return load_child(make_child(SPACES["nas-bench-201"], (16, 16)))
+    return load_child(tiny_child(SPACES["nas-bench-201"]))
 
 
 @pytest.mark.parametrize(("name", "size"), [("nas-bench-201", (18, 21)), ("darts", (16, 19))])
 def test_the_onnx_model_gives_the_same_probabilities_for_batches_of_any_length(name: str, size: tuple[int, int]):
     """Odd sides, where ceil mode, shifted reductions and uneven pooling windows all matter."""
-    child = load_child(make_child(SPACES[name], size))
+    child = load_child(tiny_child(SPACES[name], size=size))
     session = onnxruntime.InferenceSession(child_to_onnx(child), providers=["CPUExecutionProvider"])
     for count in (1, 2, 7):
         images = np.random.default_rng(count).integers(0, 256, (count, *size, 3)).astype(np.uint8)
@@ -66,7 +48,7 @@ def test_the_onnx_model_gives_the_same_probabilities_for_batches_of_any_length(n
 @pytest.mark.parametrize("name", SPACES)
 def test_multiply_accumulates_are_those_of_every_convolution_and_the_head(name: str):
     """Counted once more the obvious way: outputs of a layer times the products that each of them sums."""
-    child = load_child(make_child(SPACES[name], (17, 20)))
+    child = load_child(tiny_child(SPACES[name], size=(17, 20)))
     counted = 0
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -86,7 +68,7 @@ def test_multiply_accumulates_are_those_of_every_convolution_and_the_head(name: 
 
 
 def test_a_child_whose_class_names_do_not_fit_its_head_is_refused():
-    data = make_child(SPACES["nas-bench-201"], (16, 16))
+    data = tiny_child(SPACES["nas-bench-201"])
     broken = data.replace(b'\\"b\\",', b"      ")
     assert len(broken) == len(data)
     with pytest.raises(UnsafeWeights, match="name 2 classes"):
