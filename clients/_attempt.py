@@ -24,6 +24,7 @@ from clients.registry_client import RegistryClient
 from clients.resources import (
     AbandonOutcome,
     Cost,
+    Derivation,
     EpochMetrics,
     JobError,
     JobEvent,
@@ -86,6 +87,8 @@ class Attempt:
             child_epochs=spec.child_epochs,
             taste_share=spec.taste_share,
             taste_candidates=spec.taste_candidates,
+            derivation="" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value.lower(),
+            derivation_steps=spec.derivation_steps,
         )
         data = self._images() if dataset is None else self._checked(dataset)
 

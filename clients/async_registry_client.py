@@ -28,6 +28,7 @@ from clients.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
+    Derivation,
     Encoder,
     JobError,
     JobEvent,
@@ -356,6 +357,8 @@ class AsyncRegistryClient:
         child_epochs: int = 0,
         taste_share: float = 0.0,
         taste_candidates: int = 0,
+        derivation: Derivation | str = Derivation.UNSPECIFIED,
+        derivation_steps: int = 0,
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -376,6 +379,8 @@ class AsyncRegistryClient:
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            derivation=derivation,
+            derivation_steps=derivation_steps,
             here=here,
         )
         registered = await self.register_dataset(

@@ -23,6 +23,7 @@ from clients.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
+    Derivation,
     Encoder,
     JobError,
     JobEvent,
@@ -458,6 +459,8 @@ class RegistryClient:
         child_epochs: int = 0,
         taste_share: float = 0.0,
         taste_candidates: int = 0,
+        derivation: Derivation | str = Derivation.UNSPECIFIED,
+        derivation_steps: int = 0,
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -477,6 +480,8 @@ class RegistryClient:
             transfer_mode: what is taken over from the source; unspecified for weights and alphas.
             epochs, patience, batch_size, child_epochs, taste_share, taste_candidates: the recipe; 0 for its defaults.
                 Negative `child_epochs`: no child network.
+            derivation: how the architecture is chosen, "argmax" or "perturbation"; see `search.perturbation`.
+            derivation_steps: with perturbation, weight steps of fine-tuning after every decision.
             seed: of every random choice.
             stream, stream_step: the task stream that the job belongs to, and its place in it.
             labels: free labels of the job.
@@ -496,6 +501,8 @@ class RegistryClient:
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            derivation=derivation,
+            derivation_steps=derivation_steps,
             here=here,
         )
         registered = self.register_dataset(

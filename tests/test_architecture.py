@@ -80,7 +80,9 @@ def modules_loaded_by(code: str) -> set[str]:
             {"torch", "faiss"},
             id="the publisher needs no torch and no FAISS",
         ),
-        pytest.param("import clients.mlflow_loader, clients.exports", {"torch", "mlflow"}, id="what reads child networks"),
+        pytest.param(
+            "import clients.mlflow_loader, clients.exports", {"torch", "mlflow"}, id="what reads child networks"
+        ),
         pytest.param(
             "import clients, clients.cli, search.similarity, search.tasks",
             {"torch", "faiss", "mlflow", "ot", "matplotlib"},

@@ -103,6 +103,20 @@ def test_a_given_version_is_the_source_without_a_taste(client: RegistryClient) -
     assert decision.tastes == ()
 
 
+def test_a_job_says_how_its_architecture_is_chosen(client: RegistryClient) -> None:
+    """Perturbation decides by trial; its fine-tuning counts as work on the child network."""
+    options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
+    first = run(client, client.submit_search(tiny_dataset(), name="stripes", **options))
+    job = client.submit_search(tiny_dataset(), name="stripes", derivation="perturbation", derivation_steps=2, **options)
+    second = run(client, job)
+    assert first is not None
+    assert second is not None
+    assert first.cost is not None
+    assert second.cost is not None
+    edges = second.genotype.count("~")
+    assert second.cost.child_steps == first.cost.child_steps + 2 * edges
+
+
 def test_here_the_images_never_leave(client: RegistryClient) -> None:
     """`search --here`: the registry gets sketch and weights, and no images."""
     dataset = tiny_dataset()
