@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,6 +117,9 @@ def test_lists_and_shows_of_every_kind(cli: Cli, searched: dict[str, object]) ->
         shown = cli("show", name, "--json")
         assert shown.code == 0
         assert str(shown.json["name"]) in cli("show", name).out
+    assert re.search(
+        r"[\d.]+ M multiply-accumulates, [\d.]+ ms for an image", " ".join(cli("show", "bars/1").out.split())
+    )
     beginning = str(searched["dataset"]).removeprefix("datasets/")[:12]
     assert cli("show", beginning, "--json").json["name"] == searched["dataset"]
     for words in (["list"], ["list", "versions"], ["list", "datasets"], ["jobs"]):

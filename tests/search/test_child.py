@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from search.child import Child, load_child
-from search.child_cost import count_macs
+from search.child_cost import count_macs, measure_child
+from search.data import load_data, pick_device
 from search.errors import InvalidDataset, UnsafeWeights
 from search.onnx_export import INPUT, OUTPUT, child_to_onnx
 from search.predictions import Predictions
@@ -20,6 +22,7 @@ from search.spaces import make_space
 from search.tasks import load_dataset
 from search.tasks.images import load_images
 from tests.tiny_child import tiny_child
+from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACES = {
     "nas-bench-201": make_space("nas-bench-201", channels=4),
@@ -65,6 +68,20 @@ def test_multiply_accumulates_are_those_of_every_convolution_and_the_head(name: 
     child.predict(np.zeros((1, 17, 20, 3), np.uint8))
     expected = counted  # the hooks go on counting
     assert count_macs(child.network, child.size) == expected > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_child_on_a_gpu_predicts_as_on_the_cpu_and_is_timed_there():
+    space = tiny_space()
+    data = tiny_child(space, class_names=("a", "b"))
+    here, there = load_child(data), load_child(data, device="cuda")
+    loaded = load_data(tiny_dataset(), space, pick_device("cuda"))
+    images = tiny_dataset().test.images
+    np.testing.assert_allclose(there.predict(images), here.predict(images), atol=1e-3)
+    cost = measure_child(there.network, loaded)
+    assert cost.macs == count_macs(here.network, here.size)
+    assert min(cost.single_seconds, cost.batch_seconds) > 0
 
 
 def test_a_child_whose_class_names_do_not_fit_its_head_is_refused():
