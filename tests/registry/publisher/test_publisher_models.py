@@ -11,6 +11,7 @@ from publisher_life import SPACE, Life
 
 from registry.catalog import Catalog
 from registry.publisher.drain import Publisher
+from registry.publisher.store import tracking_store
 from search.child import load_child
 from tests.tiny_child import tiny_child
 
@@ -23,7 +24,7 @@ pytestmark = [
 
 
 def test_a_published_child_network_predicts_in_mlflow_as_it_does_here(
-    life: Life, publisher: Publisher, embedded: MlflowClient
+    life: Life, publisher: Publisher, embedded: MlflowClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = tiny_child(SPACE, class_names=("a", "b"))
     life.finished_job("letters", "greek", child=child)
@@ -35,7 +36,8 @@ def test_a_published_child_network_predicts_in_mlflow_as_it_does_here(
 
     from mlflow.pyfunc import load_model
 
-    model = load_model(version.source)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store(data_dir).uri)  # as a user would
+    model = load_model("models:/letters@head")
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 1)).astype(np.uint8)
     np.testing.assert_array_equal(model.predict(images), load_child(child).predict(images))
     assert model.metadata.metadata["supernet_registry.class_names"] == ["a", "b"]
