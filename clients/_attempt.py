@@ -24,6 +24,7 @@ from clients.registry_client import RegistryClient
 from clients.resources import (
     AbandonOutcome,
     Cost,
+    Derivation,
     EpochMetrics,
     JobError,
     JobEvent,
@@ -86,6 +87,8 @@ class Attempt:
             child_epochs=spec.child_epochs,
             taste_share=spec.taste_share,
             taste_candidates=spec.taste_candidates,
+            derivation="" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value.lower(),
+            derivation_steps=spec.derivation_steps,
         )
         data = self._images() if dataset is None else self._checked(dataset)
 
@@ -348,6 +351,9 @@ def _version_resource(result: PipelineResult, weights_blob: str, child_blob: str
             child_parameters=result.child_parameters,
             alpha_entropy=result.alpha_entropy,
             skip_count=result.skip_count,
+            child_macs=result.child_macs,
+            child_single_seconds=result.child_single_seconds,
+            child_batch_seconds=result.child_batch_seconds,
         ),
         cost=Cost(
             search_steps=result.search_steps,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from clients.errors import EncoderMismatch
 from clients.resources import (
     Dataset,
+    Derivation,
     Encoder,
     Executor,
     SearchSpec,
@@ -120,6 +121,8 @@ def search_spec(
     child_epochs: int,
     taste_share: float,
     taste_candidates: int,
+    derivation: Derivation | str,
+    derivation_steps: int,
     here: bool,
 ) -> SearchSpec:
     """The spec of a job from a user's options; zeros leave the choice to the server and the recipe."""
@@ -137,4 +140,6 @@ def search_spec(
         taste_share=taste_share,
         taste_candidates=taste_candidates,
         executor=Executor.CALLER if here else Executor.POOL,
+        derivation=Derivation(derivation.upper()),
+        derivation_steps=derivation_steps,
     )

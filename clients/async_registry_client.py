@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clients import _prepare, _wire, blobs
+from clients import _children, _prepare, _wire, blobs
+from clients._children import Images
 from clients._connection import AsyncConnection, Target
 from clients._prepare import Space
 from clients._watch import WatchPosition
@@ -27,6 +28,7 @@ from clients.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
+    Derivation,
     Encoder,
     JobError,
     JobEvent,
@@ -42,6 +44,8 @@ from clients.resources import (
 )
 
 if TYPE_CHECKING:
+    from search.child import Child
+    from search.predictions import Predictions
     from search.tasks import ImageDataset
 
 __all__ = ["AsyncRegistryClient"]
@@ -236,6 +240,29 @@ class AsyncRegistryClient:
         await asyncio.to_thread(incoming.commit)
         return target
 
+    # Child networks ----------------------------------------------------------------------------------------------
+
+    async def load_child(self, version: str, *, device: str = "cpu", progress: Progress | None = None) -> Child:
+        _children.need_torch()
+        found = await self.get_version(_children.full_version_name(version))
+        data = await self.download_blob(_children.require_child(found), progress=progress)
+        return await asyncio.to_thread(_children.open_child, data, device)
+
+    async def predict(
+        self,
+        version: str,
+        images: Images,
+        *,
+        array: str = "",
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Predictions:
+        _children.need_torch()
+        found = await self.get_version(_children.full_version_name(version))
+        data = await self.download_blob(_children.require_child(found), progress=progress)
+        dataset = await self.get_dataset(found.dataset)
+        return await asyncio.to_thread(_children.classify, data, found, dataset, images, array=array, device=device)
+
     # What a worker needs -----------------------------------------------------------------------------------------
 
     async def lease_search_job(
@@ -330,6 +357,8 @@ class AsyncRegistryClient:
         child_epochs: int = 0,
         taste_share: float = 0.0,
         taste_candidates: int = 0,
+        derivation: Derivation | str = Derivation.UNSPECIFIED,
+        derivation_steps: int = 0,
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -350,6 +379,8 @@ class AsyncRegistryClient:
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            derivation=derivation,
+            derivation_steps=derivation_steps,
             here=here,
         )
         registered = await self.register_dataset(

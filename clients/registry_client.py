@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clients import _prepare, _wire, blobs
+from clients import _children, _prepare, _wire, blobs
+from clients._children import Images
 from clients._connection import Connection, Target
 from clients._prepare import Space
 from clients._watch import WatchPosition
@@ -22,6 +23,7 @@ from clients.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
+    Derivation,
     Encoder,
     JobError,
     JobEvent,
@@ -37,6 +39,8 @@ from clients.resources import (
 )
 
 if TYPE_CHECKING:
+    from search.child import Child
+    from search.predictions import Predictions
     from search.tasks import ImageDataset
 
 __all__ = ["RegistryClient"]
@@ -289,6 +293,50 @@ class RegistryClient:
             blobs.download(self._connection, name, sink, progress)
         return target
 
+    # Child networks ----------------------------------------------------------------------------------------------
+
+    def load_child(self, version: str, *, device: str = "cpu", progress: Progress | None = None) -> Child:
+        """Download and check a version's child network; its `predict` gives class probabilities.
+
+        Args:
+            version: `supernets/{id}/versions/{n}`, or a supernet for its head.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            progress: called with (bytes received, bytes in all).
+
+        Raises NotFound, NotPossibleNow where there is no child network, OptionalDependency without torch.
+        """
+        _children.need_torch()
+        found = self.get_version(_children.full_version_name(version))
+        data = self.download_blob(_children.require_child(found), progress=progress)
+        return _children.open_child(data, device)
+
+    def predict(
+        self,
+        version: str,
+        images: Images,
+        *,
+        array: str = "",
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> Predictions:
+        """Classify images with a version's child network. To classify often, keep what `load_child` returns.
+
+        Args:
+            version: `supernets/{id}/versions/{n}`, or a supernet for its head.
+            images: uint8 array (n, height, width, 1 or 3); or files, folders of images and .npz files, which are
+                resized as the task's own images were.
+            array: name of the array in .npz files; without one `images`, `x` or `x_test`, or the only one.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            progress: called with (bytes received, bytes in all) of the network.
+
+        Raises InvalidDataset for images that cannot be used, and as `load_child`.
+        """
+        _children.need_torch()
+        found = self.get_version(_children.full_version_name(version))
+        data = self.download_blob(_children.require_child(found), progress=progress)
+        dataset = self.get_dataset(found.dataset)
+        return _children.classify(data, found, dataset, images, array=array, device=device)
+
     # What a worker needs -----------------------------------------------------------------------------------------
 
     def lease_search_job(
@@ -411,6 +459,8 @@ class RegistryClient:
         child_epochs: int = 0,
         taste_share: float = 0.0,
         taste_candidates: int = 0,
+        derivation: Derivation | str = Derivation.UNSPECIFIED,
+        derivation_steps: int = 0,
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -430,6 +480,8 @@ class RegistryClient:
             transfer_mode: what is taken over from the source; unspecified for weights and alphas.
             epochs, patience, batch_size, child_epochs, taste_share, taste_candidates: the recipe; 0 for its defaults.
                 Negative `child_epochs`: no child network.
+            derivation: how the architecture is chosen, "argmax" or "perturbation"; see `search.perturbation`.
+            derivation_steps: with perturbation, weight steps of fine-tuning after every decision.
             seed: of every random choice.
             stream, stream_step: the task stream that the job belongs to, and its place in it.
             labels: free labels of the job.
@@ -449,6 +501,8 @@ class RegistryClient:
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            derivation=derivation,
+            derivation_steps=derivation_steps,
             here=here,
         )
         registered = self.register_dataset(

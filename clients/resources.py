@@ -19,6 +19,7 @@ __all__ = [
     "Dataset",
     "DatasetMap",
     "DatasetPoint",
+    "Derivation",
     "Encoder",
     "EpochMetrics",
     "Executor",
@@ -84,6 +85,12 @@ class Executor(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     POOL = "POOL"
     CALLER = "CALLER"
+
+
+class Derivation(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    ARGMAX = "ARGMAX"
+    PERTURBATION = "PERTURBATION"
 
 
 class ParentRole(StrEnum):
@@ -267,6 +274,9 @@ class Metrics:
     child_parameters: int = 0
     alpha_entropy: float = 0.0
     skip_count: int = 0
+    child_macs: int = 0
+    child_single_seconds: float = 0.0
+    child_batch_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +337,8 @@ class SearchSpec:
     taste_share: float = 0.0
     taste_candidates: int = 0
     executor: Executor = Executor.UNSPECIFIED
+    derivation: Derivation = Derivation.UNSPECIFIED
+    derivation_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

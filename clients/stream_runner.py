@@ -26,6 +26,7 @@ from clients.errors import ImagesMissing, NotFound, SearchFailed
 from clients.registry_client import RegistryClient
 from clients.resources import (
     Cost,
+    Derivation,
     EpochMetrics,
     JobEvent,
     JobState,
@@ -63,6 +64,8 @@ class StreamOptions:
     child_epochs: int = 0  # negative: no child network
     taste_share: float = 0.0
     taste_candidates: int = 0
+    derivation: Derivation = Derivation.UNSPECIFIED
+    derivation_steps: int = 0
     here: bool = False  # run the searches in this process; images stay on this machine
     device: str = "auto"  # for `here` and `evaluate`
     retain_images: bool = False
@@ -83,6 +86,8 @@ class StreamOptions:
             child_epochs=self.child_epochs,
             taste_share=self.taste_share,
             taste_candidates=self.taste_candidates,
+            derivation=self.derivation,
+            derivation_steps=self.derivation_steps,
             here=self.here,
         )
 

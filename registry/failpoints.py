@@ -45,6 +45,7 @@ POINTS = frozenset(
         "sweep.file",  # file deleted, before commit
         "publish.run_created",  # MLflow has the run, the catalog does not know its id
         "publish.metrics_sent",  # MLflow has the metrics, the cursor has not moved
+        "publish.child_logged",  # MLflow has the child network's files, no model version refers to them
         "publish.version_created",  # MLflow has the model version, its head alias has not moved
         "publish.before_done",  # everything published, outbox rows still there
     }

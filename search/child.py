@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search.data import Data, Normalisation, prepare_images
+from search.data import Data, Normalisation, pick_device, prepare_images
 from search.errors import InvalidArgument, UnsafeWeights
 from search.recipe import Recipe
 from search.serialization import discrete_network, load_weights
@@ -27,22 +27,24 @@ from search.warm_start import fit_head
 __all__ = ["Child", "count_parameters", "derive_child", "inherit", "load_child", "make_child"]
 
 
-def derive_child(supernet: Network, data: Data, recipe: Recipe, *, generator: torch.Generator) -> Network:
-    """The supernet's preferred architecture as a network of its own, with inherited weights and a fresh head.
+def derive_child(
+    supernet: Network, genotype: Genotype, data: Data, recipe: Recipe, *, generator: torch.Generator
+) -> Network:
+    """An architecture of a supernet as a network of its own, with inherited weights and a fresh head.
 
     With `recipe.child_channels` it has that width instead of the supernet's; nothing can be inherited then.
     """
-    child = make_child(supernet, recipe, generator=generator).to(data.device)
+    child = make_child(supernet, genotype, recipe, generator=generator).to(data.device)
     if child.space == supernet.space:
         inherit(child, supernet.state_dict())
     fit_head(child, data, recipe)
     return child
 
 
-def make_child(supernet: Network, recipe: Recipe, *, generator: torch.Generator) -> Network:
-    """The supernet's preferred architecture with fresh weights."""
+def make_child(supernet: Network, genotype: Genotype, recipe: Recipe, *, generator: torch.Generator) -> Network:
+    """An architecture of a supernet with fresh weights."""
     space = replace(supernet.space, channels=recipe.child_channels or supernet.space.channels)
-    return Network(space, supernet.n_classes, generator=generator, genotype=supernet.derive())
+    return Network(space, supernet.n_classes, generator=generator, genotype=genotype)
 
 
 def inherit(child: Network, supernet: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -95,14 +97,14 @@ class Child:
         return torch.cat(parts).numpy()
 
 
-def load_child(data: bytes) -> Child:
-    """A child network from the bytes in `PipelineResult.child`.
+def load_child(data: bytes, *, device: str = "cpu") -> Child:
+    """A child network from the bytes in `PipelineResult.child`, on a device (`auto`, `cpu`, `cuda`, `cuda:N`).
 
     Raises:
         UnsafeWeights, WeightsTooLarge, NotFinite: the bytes are not such a network.
     """
     info, tensors = load_weights(data, "child")
-    network = discrete_network(info, tensors)
+    network = discrete_network(info, tensors).to(pick_device(device))
     assert network.genotype is not None
     try:
         names = tuple(str(name) for name in info.metadata["class_names"])
@@ -112,6 +114,12 @@ def load_child(data: bytes) -> Child:
         raise UnsafeWeights(
             "The metadata do not say how the child network is used.", remedy="Export it again.", field="weights"
         ) from None
+    if len(names) != info.n_classes:
+        raise UnsafeWeights(
+            f"The metadata name {len(names)} classes, the network distinguishes {info.n_classes}.",
+            remedy="Export it again.",
+            field="weights",
+        )
     return Child(network, network.genotype, names, normalisation, (height, width), info.metadata)
 
 

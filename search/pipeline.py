@@ -1,8 +1,8 @@
 """One search from data to result: source decided, supernet searched, child network trained, both judged on test.
 
-    decide ──► search (epochs, checkpoint each) ──► child (epochs, checkpoint each) ──► result
-      ▲                   ▲                              ▲
-      └── nothing stored  └── checkpoint of phase SEARCH └── checkpoint of phase CHILD
+    decide ──► search (epochs, checkpoint each) ──► child (derived; epochs, checkpoint each) ──► result
+      ▲                   ▲                                      ▲
+      └── nothing stored  └── checkpoint of phase SEARCH         └── checkpoint of phase CHILD
 
 A checkpoint holds all that the future depends on, the decision included; resumed on the same machine's CPU, the result
 is the same to the last bit as if nothing had happened (times apart).
@@ -16,15 +16,17 @@ from dataclasses import asdict
 from typing import Any
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.child import count_parameters, derive_child, make_child
+from search.child import derive_child, make_child
+from search.child_cost import ChildCost, measure_child
 from search.data import Data, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument
 from search.evaluation import Score, calibrate, collect_logits, score_logits
 from search.loop import Loop, Plan
+from search.perturbation import select_by_perturbation
 from search.recipe import Recipe
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult, Taste
 from search.serialization import load_weights, save_weights
-from search.spaces import SearchSpace, check_compatible, family_of
+from search.spaces import Genotype, SearchSpace, check_compatible, family_of
 from search.supernet import Network, alpha_entropy, skip_count
 from search.tasks import ImageDataset
 from search.taste import SearchSetup, Source, taste_sources
@@ -33,7 +35,7 @@ from search.weights import WeightsInfo
 
 __all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste", "run_pipeline"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def run_pipeline(
@@ -96,6 +98,8 @@ class _Run:
         self.decision: Decision | None = None
         self.loop: Loop | None = None
         self.child_loop: Loop | None = None
+        self.genotype: Genotype | None = None  # once derived
+        self.derivation_steps = 0
         self.seconds = {"search": 0.0, "child": 0.0}
 
     def decide(self, candidates: Sequence[Candidate], mode: str, *, taste: bool) -> None:
@@ -130,18 +134,34 @@ class _Run:
     def train_child(self) -> None:
         """Derive the child network and train it, unless the recipe wants none."""
         assert self.loop is not None
-        if self.recipe.child_epochs == 0:
-            return
         if self.child_loop is None:
             began = time.monotonic()
-            child = derive_child(
-                self.loop.network, self.data, self.recipe, generator=make_generator(self.seed, "child-network")
-            )
+            supernet = self._derive(self.loop.network)
+            if self.recipe.child_epochs == 0:
+                return
+            assert self.genotype is not None
+            generator = make_generator(self.seed, "child-network")
+            child = derive_child(supernet, self.genotype, self.data, self.recipe, generator=generator)
             self.child_loop = self._make_child_loop(child)
             self.seconds["child"] += time.monotonic() - began
             self._checkpoint()
         self._train(self.child_loop, "child")
         self.child_loop.restore_best()
+
+    def _derive(self, supernet: Network) -> Network:
+        """Choose the architecture; returns the supernet that a child network inherits from."""
+        if self.recipe.derivation == "argmax":
+            self.genotype = supernet.derive()
+            return supernet
+        selection = select_by_perturbation(
+            supernet,
+            self.data,
+            self.recipe,
+            generator=make_generator(self.seed, "derivation"),
+            should_stop=self.listener.should_stop,
+        )
+        self.genotype, self.derivation_steps = selection.genotype, selection.steps
+        return selection.supernet
 
     def _make_child_loop(self, child: Network) -> Loop:
         plan = Plan(
@@ -184,13 +204,16 @@ class _Run:
         val = self.loop.best
         assert val is not None
         test = self._test(supernet)
-        genotype = supernet.derive()
+        genotype = self.genotype
+        assert genotype is not None
         text = family_of(self.space).format_genotype(genotype)
         child, child_val, child_test = None, Score(0.0, 0.0), Score(0.0, 0.0)
+        cost = ChildCost(0, 0, 0.0, 0.0)
         if self.child_loop is not None:
             assert self.child_loop.best is not None
             child_val, child_test = self.child_loop.best, self._test(self.child_loop.network)
             child = self._save(self.child_loop.network, text, child_val, child_test)
+            cost = measure_child(self.child_loop.network, self.data)
         return PipelineResult(
             weights=self._save(supernet, text, val, test),
             child=child,
@@ -199,12 +222,15 @@ class _Run:
             test_accuracy=test.accuracy,
             child_val_accuracy=child_val.accuracy,
             child_test_accuracy=child_test.accuracy,
-            child_parameters=count_parameters(self.child_loop.network) if self.child_loop else 0,
+            child_parameters=cost.parameters,
+            child_macs=cost.macs,
+            child_single_seconds=cost.single_seconds,
+            child_batch_seconds=cost.batch_seconds,
             alpha_entropy=alpha_entropy(supernet.alpha_arrays()),
             skip_count=skip_count(genotype),
             search_steps=self.loop.steps - self._tasted_steps(),
             taste_steps=self.decision.taste_steps,
-            child_steps=self.child_loop.steps if self.child_loop else 0,
+            child_steps=self.derivation_steps + (self.child_loop.steps if self.child_loop else 0),
             search_seconds=self.seconds["search"],
             taste_seconds=self.decision.taste_seconds,
             child_seconds=self.seconds["child"],
@@ -250,6 +276,8 @@ class _Run:
             "decision": asdict(self.decision),
             "seconds": self.seconds,
             "search": self.loop.state(),
+            "genotype": "" if self.genotype is None else family_of(self.space).format_genotype(self.genotype),
+            "derivation_steps": self.derivation_steps,
             "child": None if self.child_loop is None else self.child_loop.state(),
         }
         self.listener.on_checkpoint(pack_checkpoint(tree))
@@ -265,7 +293,9 @@ class _Run:
             self.loop.load_state(tree["search"])
             if tree["child"] is not None:
                 self.loop.restore_best()
-                self.child_loop = self._make_child_loop(self._bare_child())
+                self.genotype = family_of(self.space).parse_genotype(self.space, tree["genotype"])
+                self.derivation_steps = tree["derivation_steps"]
+                self.child_loop = self._make_child_loop(self._bare_child(self.genotype))
                 self.child_loop.load_state(tree["child"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise BlobCorrupt(
@@ -274,12 +304,11 @@ class _Run:
                 field="checkpoint",
             ) from error
 
-    def _bare_child(self) -> Network:
+    def _bare_child(self, genotype: Genotype) -> Network:
         """A child network of the right shape, to be filled from a checkpoint."""
         assert self.loop is not None
-        return make_child(self.loop.network, self.recipe, generator=make_generator(self.seed, "child-network")).to(
-            self.data.device
-        )
+        generator = make_generator(self.seed, "child-network")
+        return make_child(self.loop.network, genotype, self.recipe, generator=generator).to(self.data.device)
 
 
 def _decision_from(tree: dict[str, Any]) -> Decision:

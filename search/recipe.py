@@ -13,7 +13,10 @@ from typing import Any, Literal
 from search.errors import InvalidArgument
 from search.spaces import SearchSpace
 
-__all__ = ["Recipe"]
+__all__ = ["DERIVATIONS", "Recipe"]
+
+DERIVATIONS = ("argmax", "perturbation")
+"""Ways from a searched supernet to an architecture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,8 @@ class Recipe:
     fine_tune_closing: float = 0.2  # share of it closed before any step, from which on fine-tuning is enough
 
     # Child network
+    derivation: Literal["argmax", "perturbation"] = "argmax"  # the largest α, or DARTS-PT's selection by trial
+    derivation_steps: int = 0  # perturbation only: weight steps of fine-tuning after every decision
     child_epochs: int = 20  # 0 for no child network
     child_channels: int = 0  # width of its first cell; 0 for the supernet's own, which alone can inherit weights
     child_learning_rate: float = 0.01  # first step's; it inherits weights, so this is fine-tuning
@@ -104,6 +109,12 @@ class Recipe:
             raise InvalidArgument(
                 f"Unknown optimiser {self.optimizer!r}.", remedy="Use sgd or adamw.", field="optimizer"
             )
+        if self.derivation not in DERIVATIONS:
+            raise InvalidArgument(
+                f"Unknown derivation {self.derivation!r}.",
+                remedy=f"Use one of {', '.join(DERIVATIONS)}.",
+                field="derivation",
+            )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -122,6 +133,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0.0, 10.0),
     "warm_learning_rate": (0.0, 10.0),
     "child_epochs": (0, 10_000),
+    "derivation_steps": (0, 10_000),
     "taste_share": (0.0, 1.0),
     "taste_candidates": (0, 64),
     "alpha_every": (1, 1_000),

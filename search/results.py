@@ -79,6 +79,9 @@ class PipelineResult:
     child_val_accuracy: float
     child_test_accuracy: float
     child_parameters: int
+    child_macs: int  # multiply-accumulates of one image
+    child_single_seconds: float  # of the child network on one image, warm, median
+    child_batch_seconds: float  # the same on 64 images at once
     alpha_entropy: float
     skip_count: int
     search_steps: int  # weight steps of the search, without the taste's

@@ -12,7 +12,8 @@ Legend: B batch, C channels, H and W sides, E edges, O operations, K classes, D 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -33,10 +34,57 @@ from search.operations import (
 from search.spaces import Genotype, SearchSpace, family_of
 from search.spaces.family import Cell, CellKind, PooledConv, Residual
 
-__all__ = ["Mixture", "Network", "alpha_entropy", "skip_count"]
+__all__ = ["Mixture", "Network", "Projection", "alpha_entropy", "skip_count"]
 
 Mixture = Mapping[str, Tensor]
 """Mixture weights (E, O) of every kind of cell."""
+
+
+class Projection:
+    """Decisions about some edges of a supernet: what becomes of softmax(α) while the others are still open.
+
+    weights = softmax(α) · open + decided, both (E, O): an open edge has its mixture weights, a decided one 1 for its
+    operation, a dropped one nothing.
+    """
+
+    def __init__(self, open_weights: dict[str, Tensor], decided: dict[str, Tensor]) -> None:
+        self._open, self._decided = open_weights, decided
+
+    @classmethod
+    def free(cls, network: Network) -> Projection:
+        """Nothing is decided."""
+        return cls(
+            {kind: torch.ones_like(alpha, requires_grad=False) for kind, alpha in network.alphas.items()},
+            {kind: torch.zeros_like(alpha, requires_grad=False) for kind, alpha in network.alphas.items()},
+        )
+
+    def __call__(self, mixture: Mixture) -> Mixture:
+        """The mixture weights under these decisions."""
+        return {kind: weights * self._open[kind] + self._decided[kind] for kind, weights in mixture.items()}
+
+    def decide(self, kind: str, row: int, column: int) -> None:
+        """An edge holds one operation from now on."""
+        self.drop(kind, row)
+        self._decided[kind][row, column] = 1.0
+
+    def drop(self, kind: str, row: int) -> None:
+        """An edge holds nothing from now on."""
+        self._open[kind][row] = 0.0
+        self._decided[kind][row] = 0.0
+
+    @contextmanager
+    def without(self, kind: str, row: int, column: int | None) -> Iterator[None]:
+        """For a moment, an edge lacks an operation; with None it lacks them all."""
+        where = (row, slice(None) if column is None else column)
+        weights = self._open[kind], self._decided[kind]
+        kept = [values[where].clone() for values in weights]
+        for values in weights:
+            values[where] = 0.0
+        try:
+            yield
+        finally:
+            for values, value in zip(weights, kept, strict=True):
+                values[where] = value
 
 
 class Network(nn.Module):
@@ -85,6 +133,7 @@ class Network(nn.Module):
         if genotype is None:
             for kind, shape in family.alpha_shapes(space).items():
                 self.alphas[kind] = nn.Parameter(torch.empty(shape))
+        self.projection: Projection | None = None  # decisions under way, of `search.perturbation`
         if generator is not None:
             initialise(self, generator, alpha_scale)
         self.to(memory_format=torch.channels_last)
@@ -94,8 +143,9 @@ class Network(nn.Module):
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
 
     def mixture(self) -> Mixture:
-        """softmax(α), differentiable."""
-        return {kind: F.softmax(alpha, dim=-1) for kind, alpha in self.alphas.items()}
+        """softmax(α), differentiable; under a projection, what is left of it."""
+        weights = {kind: F.softmax(alpha, dim=-1) for kind, alpha in self.alphas.items()}
+        return weights if self.projection is None else self.projection(weights)
 
     def current_mixture(self) -> Mixture | None:
         """`mixture()` of a supernet, None of a discrete network, whose edges are not weighted."""

@@ -75,7 +75,14 @@ def modules_loaded_by(code: str) -> set[str]:
             {"faiss", "mlflow", "sqlalchemy"},
             id="the worker is only a gRPC client",
         ),
-        pytest.param("import registry.publisher", {"torch", "faiss"}, id="the publisher needs no torch and no FAISS"),
+        pytest.param(
+            "import registry.publisher.drain; from mlflow.pyfunc import save_model",
+            {"torch", "faiss"},
+            id="the publisher needs no torch and no FAISS",
+        ),
+        pytest.param(
+            "import clients.mlflow_loader, clients.exports", {"torch", "mlflow"}, id="what reads child networks"
+        ),
         pytest.param(
             "import clients, clients.cli, search.similarity, search.tasks",
             {"torch", "faiss", "mlflow", "ot", "matplotlib"},

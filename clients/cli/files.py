@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,20 +10,23 @@ import typer
 
 from clients.cli import names, output
 from clients.cli.connection import connect
-from clients.cli.options import AsJson
+from clients.cli.options import AsJson, VersionName
 from clients.resources import SupernetVersion
-from search.errors import InvalidArgument, NotPossibleNow, OptionalDependency
+from search.errors import InvalidArgument, OptionalDependency
 
 __all__ = ["download", "export"]
 
-_Version = Annotated[
-    str, typer.Argument(metavar="VERSION", help="`x/3`, or `x` for the head of supernet x.", show_default=False)
-]
+
+class _Format(StrEnum):
+    """`clients.exports.ExportFormat`, which loads gRPC: `--help` need not."""
+
+    SAFETENSORS = "safetensors"
+    ONNX = "onnx"
 
 
 def download(
     context: typer.Context,
-    version: _Version,
+    version: VersionName,
     *,
     output_path: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write.", show_default="NAME-vN.safetensors")
@@ -40,9 +43,11 @@ def download(
 
         supernet-registry download digits/2 --output digits.safetensors
     """
+    from clients.exports import default_stem
+
     with connect(context) as client:
         found = client.get_version(names.version_name(version))
-        target = output_path or Path(f"{_stem(found)}.safetensors")
+        target = output_path or Path(f"{default_stem(found)}.safetensors")
         _fetch(client, found.weights_blob, target, "downloading weights")
     if as_json:
         result = {"version": found.name, "path": str(target), "size_bytes": target.stat().st_size}
@@ -53,8 +58,12 @@ def download(
 
 def export(
     context: typer.Context,
-    version: _Version,
+    version: VersionName,
     *,
+    formats: Annotated[
+        list[_Format] | None,
+        typer.Option("--format", help="safetensors or onnx; may be given twice.", show_default="safetensors"),
+    ] = None,
     output_folder: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write into.", show_default="NAME-vN")
     ] = None,
@@ -62,48 +71,26 @@ def export(
 ) -> None:
     """Export the child network of a version: what one deploys.
 
-    Writes child.safetensors (weights), child.json (genotype, classes, search space, metrics, cost, origin) and, where
-    matplotlib is installed, cell.png and cell.svg.
+    Writes child.safetensors (weights) or child.onnx (pixels in, probabilities out; needs torch and the extra `onnx`),
+    child.json (classes, size and normalisation of the images, genotype, metrics, origin) and, where matplotlib is
+    installed, cell.png and cell.svg.
 
     Examples:
 
         supernet-registry export digits
 
-        supernet-registry export digits/2 --output deploy/
+        supernet-registry export digits/2 --format onnx --output deploy/
     """
-    with connect(context) as client:
-        found = client.get_version(names.version_name(version))
-        if not found.child_blob:
-            raise NotPossibleNow(
-                f"{found.name} has no child network.",
-                remedy="Search again without `--child-epochs -1`; `download` gives the supernet.",
-                field="version",
-            )
-        folder = output_folder or Path(_stem(found))
-        if folder.exists() and not folder.is_dir():
-            raise InvalidArgument(f"{folder} is a file.", remedy="Name a folder.", field="output")
-        folder.mkdir(parents=True, exist_ok=True)
-        dataset = client.get_dataset(found.dataset)
-        written = [folder / "child.safetensors"]
-        _fetch(client, found.child_blob, written[0], "downloading child network")
-    described = {
-        "version": found.name,
-        "genotype": found.genotype,
-        "classes": list(dataset.class_names),
-        "dataset": output.plain(dataset),
-        "search_space": output.plain(found.search_space),
-        "metrics": output.plain(found.metrics),
-        "cost": output.plain(found.cost),
-        "parents": output.plain(found.parents),
-        "transfer_mode": found.transfer_mode.value,
-        "weights": "child.safetensors",
-        "sha256": found.child_blob.removeprefix("blobs/"),
-    }
-    written.append(folder / "child.json")
-    written[-1].write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    written += _draw(found, folder)
+    from clients.cli.progress import transfer
+    from clients.exports import ExportFormat, export_child
+
+    chosen = [ExportFormat(wanted.value) for wanted in formats or [_Format.SAFETENSORS]]
+    with connect(context) as client, transfer("downloading child network") as progress:
+        result = export_child(client, names.version_name(version), output_folder, formats=chosen, progress=progress)
+    written = [*result.files, *_draw(result.version, result.folder)]
     if as_json:
-        output.print_json({"version": found.name, "folder": str(folder), "files": [str(path) for path in written]})
+        files = [str(path) for path in written]
+        output.print_json({"version": result.version.name, "folder": str(result.folder), "files": files})
     else:
         for path in written:
             output.console().print(str(path), markup=False, soft_wrap=True)
@@ -133,8 +120,3 @@ def _fetch(client: Any, blob: str, target: Path, what: str) -> None:
         raise InvalidArgument(
             f"{target} cannot be written: {error.strerror or error}.", remedy="Choose another place.", field="output"
         ) from error
-
-
-def _stem(version: SupernetVersion) -> str:
-    _, supernet, _, number = version.name.split("/")
-    return f"{supernet}-v{number}"

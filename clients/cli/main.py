@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import comparing, files, jobs, lineages, reading, searching, streaming
+from clients.cli import comparing, files, jobs, lineages, predicting, reading, searching, streaming
 from clients.cli.connection import Server
 
 __all__ = ["app"]
@@ -22,7 +22,7 @@ from it, and stores the result, so that each task makes the next one cheaper.
 
     supernet-registry nearest my_task.npz
 
-    supernet-registry export my-task
+    supernet-registry predict my-task photo.png
 
 DATASET is a .npz file (x_train y_train x_val y_val x_test y_test) or a folder of images (train/CLASS/*.png).
 
@@ -100,5 +100,6 @@ for _name, _command in (
     ("cancel", jobs.cancel),
     ("download", files.download),
     ("export", files.export),
+    ("predict", predicting.predict),
 ):
     app.command(_name)(_command)

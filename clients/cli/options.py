@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clients.cli import names
-from clients.resources import TransferMode
+from clients.resources import Derivation, TransferMode
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -22,6 +22,8 @@ __all__ = [
     "Channels",
     "ChildEpochs",
     "DatasetPath",
+    "DerivationOption",
+    "DerivationSteps",
     "Device",
     "Epochs",
     "HeadPool",
@@ -37,6 +39,7 @@ __all__ = [
     "TasteCandidates",
     "TasteShare",
     "TransferModeOption",
+    "VersionName",
     "plot_option",
     "resolve_source",
     "search_space",
@@ -48,6 +51,9 @@ _PLACE_PANEL = "Where it runs"
 
 DatasetPath = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A .npz file or a folder of images.", show_default=False)
+]
+VersionName = Annotated[
+    str, typer.Argument(metavar="VERSION", help="`x/3`, or `x` for the head of supernet x.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 
@@ -100,6 +106,17 @@ Patience = Annotated[int, _recipe("Epochs without progress after which the searc
 BatchSize = Annotated[int, _recipe("Images a batch.")]
 TasteShare = Annotated[float, _recipe("Steps of the taste, as a share of a full search.")]
 TasteCandidates = Annotated[int, _recipe("Most candidates to taste besides scratch.")]
+DerivationOption = Annotated[
+    Derivation,
+    typer.Option(
+        case_sensitive=False,
+        metavar="HOW",
+        show_default="the recipe's",
+        help="How the architecture is read off the supernet: argmax of α, or perturbation (DARTS-PT).",
+        rich_help_panel=_RECIPE_PANEL,
+    ),
+]
+DerivationSteps = Annotated[int, _recipe("Perturbation: steps of fine-tuning after every decision.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=_RECIPE_PANEL)]
 
 Here = Annotated[

@@ -16,6 +16,8 @@ from clients.cli.options import (
     Channels,
     ChildEpochs,
     DatasetPath,
+    DerivationOption,
+    DerivationSteps,
     Device,
     Epochs,
     HeadPool,
@@ -36,7 +38,16 @@ from clients.cli.options import (
 )
 from clients.cli.running import Interrupted
 from clients.cli.tastes import print_tastes
-from clients.resources import Cost, JobState, Metrics, SearchJob, SourceDecision, SupernetVersion, TransferMode
+from clients.resources import (
+    Cost,
+    Derivation,
+    JobState,
+    Metrics,
+    SearchJob,
+    SourceDecision,
+    SupernetVersion,
+    TransferMode,
+)
 from search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
 
 if TYPE_CHECKING:
@@ -77,6 +88,8 @@ def search(
     batch_size: BatchSize = 0,
     taste_share: TasteShare = 0.0,
     taste_candidates: TasteCandidates = 0,
+    derivation: DerivationOption = Derivation.UNSPECIFIED,
+    derivation_steps: DerivationSteps = 0,
     seed: Seed = 0,
     stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
@@ -136,6 +149,8 @@ def search(
                 child_epochs=child_epochs,
                 taste_share=taste_share,
                 taste_candidates=taste_candidates,
+                derivation=derivation,
+                derivation_steps=derivation_steps,
                 stream=stream,
                 here=here,
                 retain_images=retain_images,
@@ -214,6 +229,9 @@ def result_of(job: SearchJob, version: SupernetVersion) -> dict[str, Any]:
         "child_val_accuracy": metrics.child_val_accuracy if version.child_blob else None,
         "child_test_accuracy": metrics.child_test_accuracy if version.child_blob else None,
         "child_parameters": metrics.child_parameters if version.child_blob else None,
+        "child_macs": metrics.child_macs or None,
+        "child_single_seconds": metrics.child_single_seconds or None,
+        "child_batch_seconds": metrics.child_batch_seconds or None,
         "job": job.name,
         "supernet": job.supernet,
         "dataset": version.dataset,

@@ -15,6 +15,8 @@ from clients.cli.options import (
     Cells,
     Channels,
     ChildEpochs,
+    DerivationOption,
+    DerivationSteps,
     Device,
     Epochs,
     HeadPool,
@@ -33,7 +35,7 @@ from clients.cli.options import (
     resolve_source,
     search_space,
 )
-from clients.resources import TransferMode
+from clients.resources import Derivation, TransferMode
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -67,6 +69,8 @@ def stream(
     batch_size: BatchSize = 0,
     taste_share: TasteShare = 0.0,
     taste_candidates: TasteCandidates = 0,
+    derivation: DerivationOption = Derivation.UNSPECIFIED,
+    derivation_steps: DerivationSteps = 0,
     seed: Seed = 0,
     here: Here = False,
     device: Device = "auto",
@@ -116,6 +120,8 @@ def stream(
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            derivation=derivation,
+            derivation_steps=derivation_steps,
             here=here,
             device=device,
             retain_images=retain_images,

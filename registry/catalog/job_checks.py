@@ -22,6 +22,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "child_epochs": (-1, 10_000),
     "taste_share": (0.0, 1.0),
     "taste_candidates": (0, 32),
+    "derivation_steps": (0, 10_000),
 }
 
 

@@ -23,6 +23,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param
 
 from clients.resources import (
     Dataset,
+    Derivation,
     EpochMetrics,
     JobEvent,
     JobState,
@@ -67,7 +68,15 @@ RUN_STATUS: Mapping[JobState, str] = {
     JobState.CANCELLED: "KILLED",
 }
 
-_RECIPE_FIELDS = ("epochs", "patience", "batch_size", "child_epochs", "taste_share", "taste_candidates")
+_RECIPE_FIELDS = (
+    "epochs",
+    "patience",
+    "batch_size",
+    "child_epochs",
+    "taste_share",
+    "taste_candidates",
+    "derivation_steps",
+)
 _EPOCH_FIELDS = tuple(f.name for f in fields(EpochMetrics) if f.name not in ("phase", "epochs", "steps"))
 # A child network has no architecture parameters left.
 _CHILD_FIELDS = tuple(name for name in _EPOCH_FIELDS if name not in ("alpha_entropy", "skip_count"))
@@ -95,6 +104,7 @@ def job_params(job: SearchJob) -> list[Param]:
         "transfer_mode": spec.transfer_mode.value,
         "executor": spec.executor.value,
         "seed": spec.seed,
+        "derivation": "recipe" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value,
         **{name: getattr(spec, name) or "recipe" for name in _RECIPE_FIELDS},
         **_space_params(spec.search_space),
     }

@@ -10,6 +10,7 @@ from clients.resources import Supernet, SupernetVersion
 from registry import failpoints
 from registry.catalog import Catalog
 from registry.catalog.outbox import MlflowVersion
+from registry.publisher.child_models import ARTIFACT_PATH, log_child
 from registry.publisher.failures import Rejected, is_missing
 from registry.publisher.mapping import LABEL_TAG, TAG, label_tags, milliseconds, version_description, version_tags
 from registry.publisher.runs import RunPublisher
@@ -131,11 +132,14 @@ class ModelPublisher:
                 raise
             self._runs.publish(version.job)  # the store was replaced: this makes the run anew
             run = self._client.get_run(self._runs.run_id(version.job))
+        has_child = log_child(self._client, self._catalog, run.info.run_id, version)
+        failpoints.hit("publish.child_logged")
         created = self._client.create_model_version(
             model_name,
-            # The bytes stay in the registry (their digest is a tag). MLflow wants a place inside the run, and looks
-            # up `models:/` sources in a process-wide tracking URI instead of this client's.
-            source=run.info.artifact_uri,
+            # The child network is what one loads; the supernet's bytes stay in the registry (their digest is a tag).
+            # MLflow wants a place inside the run, and looks up `models:/` sources in a process-wide tracking URI
+            # instead of this client's.
+            source=f"{run.info.artifact_uri}/{ARTIFACT_PATH}" if has_child else run.info.artifact_uri,
             run_id=run.info.run_id,
             tags=version_tags(version),
             description=version_description(version),

@@ -62,6 +62,7 @@ class Darts(Family):
     }
     normalise_pools = True
     last_activation = False
+    edges_kept = _EDGES_KEPT
 
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:
         return tuple(CellKind(name, inputs=2, nodes=space.nodes, output="concat") for name in _KINDS)

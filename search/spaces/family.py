@@ -94,6 +94,7 @@ class Family(ABC):
         normalise_pools: whether pooling operations are followed by BatchNorm.
         last_activation: whether BatchNorm and ReLU stand between the last block and the pooling before the head.
         stem_pool: whether 2×2 max pooling follows the stem.
+        edges_kept: incoming edges that a node of a discrete cell keeps; None for all.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Family(ABC):
     normalise_pools: bool
     last_activation: bool
     stem_pool: bool = False
+    edges_kept: int | None = None
 
     @abstractmethod
     def cell_kinds(self, space: SearchSpace) -> tuple[CellKind, ...]:

@@ -21,7 +21,7 @@ from search.tasks.dataset import MAX_SIDE, MIN_SIDE, ImageDataset, Split
 from search.tasks.loading import carve_missing
 from search.tasks.pixels import resize
 
-__all__ = ["IMAGE_SUFFIXES", "load_folder"]
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "is_grey", "is_image", "load_folder"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -58,7 +58,7 @@ def load_folder(root: Path, *, name: str) -> ImageDataset:
     notes: list[str] = []
     size = _common_size([f.size for split in files.values() for f in split], notes)
     images = {split: _decode_all(listed, size, root) for split, listed in files.items()}
-    if all(_is_grey(a) for a in images.values()):
+    if all(is_grey(a) for a in images.values()):
         images = {split: np.ascontiguousarray(a[..., :1]) for split, a in images.items()}
     labels = {split: np.array([f.label for f in listed], np.int64) for split, listed in files.items()}
     splits = carve_missing({s: Split(images[s], labels[s]) for s in files}, notes)
@@ -90,7 +90,7 @@ def _list_files(folder: Path, class_names: list[str], root: Path) -> list[_File]
         )
     listed: list[_File] = []
     for label, class_name in enumerate(class_names):
-        paths = sorted(p for p in (folder / class_name).rglob("*") if _is_image(p))
+        paths = sorted(p for p in (folder / class_name).rglob("*") if is_image(p))
         listed += [_File(path, label, _read_size(path, root)) for path in paths]
     if not listed:
         raise InvalidDataset(
@@ -108,7 +108,8 @@ def _list_files(folder: Path, class_names: list[str], root: Path) -> list[_File]
     return listed
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether it is called like an image file, and not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
@@ -135,9 +136,18 @@ def _read_size(path: Path, root: Path) -> tuple[int, int]:
 def _decode_all(files: list[_File], size: tuple[int, int], root: Path) -> NDArray[np.uint8]:
     images = np.empty((len(files), *size, 3), np.uint8)
     for position, file in enumerate(files):
-        with _opened(file.path, root) as image:
-            images[position] = resize(_to_rgb(ImageOps.exif_transpose(image)), size)
+        images[position] = decode_image(file.path, size, root)
     return images
+
+
+def decode_image(path: Path, size: tuple[int, int], root: Path) -> NDArray[np.uint8]:
+    """One image file, turned as its EXIF tag says, at `size` (height, width): (h, w, 3).
+
+    Raises:
+        InvalidDataset: it is empty or cannot be read; it is named as seen from `root`.
+    """
+    with _opened(path, root) as image:
+        return resize(_to_rgb(ImageOps.exif_transpose(image)), size)
 
 
 class _opened:  # noqa: N801  reads as the context manager it is
@@ -183,5 +193,6 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"))
 
 
-def _is_grey(images: NDArray[np.uint8]) -> bool:
+def is_grey(images: NDArray[np.uint8]) -> bool:
+    """Whether all pixels of (n, h, w, 3) have three equal channels."""
     return bool((images[..., 0] == images[..., 1]).all() and (images[..., 1] == images[..., 2]).all())

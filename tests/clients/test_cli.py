@@ -40,6 +40,7 @@ COMMANDS = [
     "cancel",
     "download",
     "export",
+    "predict",
 ]
 
 

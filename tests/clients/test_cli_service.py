@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +16,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 from service import ROOT, TINY, write_bars
+
+from clients import AsyncRegistryClient, RegistryClient
+from search.child import load_child
+from search.predictions import Predictions
 
 Cli = Callable[..., SimpleNamespace]
 
@@ -108,6 +117,9 @@ def test_lists_and_shows_of_every_kind(cli: Cli, searched: dict[str, object]) ->
         shown = cli("show", name, "--json")
         assert shown.code == 0
         assert str(shown.json["name"]) in cli("show", name).out
+    assert re.search(
+        r"[\d.]+ M multiply-accumulates, [\d.]+ ms for an image", " ".join(cli("show", "bars/1").out.split())
+    )
     beginning = str(searched["dataset"]).removeprefix("datasets/")[:12]
     assert cli("show", beginning, "--json").json["name"] == searched["dataset"]
     for words in (["list"], ["list", "versions"], ["list", "datasets"], ["jobs"]):
@@ -134,7 +146,56 @@ def test_a_download_is_the_blob_and_an_export_is_ready_to_deploy(
     described = json.loads((tmp_path / "out" / "child.json").read_text())
     assert described["genotype"] == searched["genotype"]
     assert described["classes"] == ["0", "1", "2"]
-    assert check_weights(tmp_path / "out" / "child.safetensors").kind == "child"
+    assert (described["input"]["height"], described["input"]["width"]) == (16, 16)
+    assert len(described["input"]["mean"]) == len(described["input"]["std"]) == 3
+    content = (tmp_path / "out" / "child.safetensors").read_bytes()
+    assert described["files"]["child.safetensors"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert check_weights(content).kind == "child"
+
+
+def test_predictions_are_those_of_the_exported_network_in_either_format(
+    cli: Cli, service_address: str, bars: Path, searched: dict[str, object], tmp_path: Path
+) -> None:
+    """By command, by either client, from safetensors and from ONNX: five ways to one answer."""
+
+    async def later() -> Predictions:
+        async with AsyncRegistryClient(service_address) as client:
+            return await client.predict("bars/versions/1", [bars])
+
+    formats = ["--format", "onnx", "--format", "safetensors"]
+    exported = cli("export", "bars", *formats, "--output", tmp_path / "out", "--json").json
+    assert [Path(p).name for p in exported["files"]][:3] == ["child.safetensors", "child.onnx", "child.json"]
+    predicted = cli("predict", "bars", bars, "--top", 2, "--json").json
+    assert predicted["version"] == searched["version"]
+    answers = np.array([row["probabilities"] for row in predicted["predictions"]])
+    with np.load(bars) as arrays:
+        images, labels = arrays["x_test"], arrays["y_test"]
+    assert np.mean(answers.argmax(axis=1) == labels) == pytest.approx(searched["child_test_accuracy"])
+    assert [len(row["top"]) for row in predicted["predictions"]] == [2] * len(images)
+
+    with RegistryClient(service_address) as client:
+        np.testing.assert_allclose(client.predict("bars", images).probabilities, answers, atol=1e-5)
+    np.testing.assert_allclose(asyncio.run(later()).probabilities, answers, atol=1e-5)
+    loaded = load_child((tmp_path / "out" / "child.safetensors").read_bytes())
+    np.testing.assert_allclose(loaded.predict(images), answers, atol=1e-5)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "child.onnx", providers=["CPUExecutionProvider"])
+    (from_onnx,) = session.run(None, {"images": np.repeat(images, 3, axis=3)})
+    np.testing.assert_allclose(from_onnx, answers, atol=1e-5)
+
+
+def test_predictions_for_people_are_a_table_of_the_most_probable_classes(
+    cli: Cli, bars: Path, searched: object, tmp_path: Path
+) -> None:
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "white.png")
+    shown = cli("predict", "bars/1", tmp_path / "white.png", "--top", 9)
+    assert shown.code == 0
+    assert "most probable" in shown.out
+    assert shown.out.count("%") == 3
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
+    missing = cli("predict", "bars", tmp_path / "gone.png", "--json")
+    assert (missing.code, missing.json["error"]["reason"]) == (2, "INVALID_DATASET")
+    assert cli("predict", "bars", tmp_path / "white.png", "--device", "cuda:7").code == 2
+    assert cli("predict", "nobody", tmp_path / "white.png").code == 3
 
 
 def test_an_output_that_cannot_be_written_is_an_error_of_the_request(
@@ -151,6 +212,7 @@ def test_a_version_without_a_child_network_cannot_be_exported(cli: Cli, bars: Pa
     assert result["child_test_accuracy"] is None
     assert cli("export", "childless", "--output", tmp_path / "x").code == 5
     assert not (tmp_path / "x").exists()
+    assert cli("predict", "childless", bars).code == 5
 
 
 def test_unknown_names_end_with_3(cli: Cli, bars: Path) -> None:

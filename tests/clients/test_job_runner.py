@@ -71,6 +71,9 @@ def test_a_first_job_searches_from_scratch_and_the_next_is_offered_its_result(cl
     assert (ended.decision.source, ended.decision.transfer_mode) == ("", TransferMode.SCRATCH)
     assert version.metrics is not None
     assert version.metrics.child_parameters > 0
+    assert version.metrics.child_macs > 0
+    assert version.metrics.child_single_seconds > 0
+    assert version.metrics.child_batch_seconds > 0
     assert version.cost is not None
     assert version.cost.search_steps == epochs[1].steps
     assert len(client.download_blob(version.weights_blob)) == version.weights_size_bytes
@@ -98,6 +101,20 @@ def test_a_given_version_is_the_source_without_a_taste(client: RegistryClient) -
     assert (decision.source, decision.transfer_mode) == (first.name, TransferMode.ALPHAS_ONLY)
     assert decision.ot_distance > 0
     assert decision.tastes == ()
+
+
+def test_a_job_says_how_its_architecture_is_chosen(client: RegistryClient) -> None:
+    """Perturbation decides by trial; its fine-tuning counts as work on the child network."""
+    options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
+    first = run(client, client.submit_search(tiny_dataset(), name="stripes", **options))
+    job = client.submit_search(tiny_dataset(), name="stripes", derivation="perturbation", derivation_steps=2, **options)
+    second = run(client, job)
+    assert first is not None
+    assert second is not None
+    assert first.cost is not None
+    assert second.cost is not None
+    edges = second.genotype.count("~")
+    assert second.cost.child_steps == first.cost.child_steps + 2 * edges
 
 
 def test_here_the_images_never_leave(client: RegistryClient) -> None:

@@ -87,6 +87,8 @@ def test_a_search_reports_every_epoch_and_what_it_cost(cold):
     assert result.device == "cpu"
     assert 0.0 < result.alpha_entropy <= 1.0
     family_of(SPACE).parse_genotype(SPACE, result.genotype)
+    assert result.child_macs > result.child_parameters > 0
+    assert 0.0 < result.child_single_seconds < 64 * result.child_batch_seconds
 
 
 def test_equal_seeds_give_equal_bytes_and_others_do_not(cold):
@@ -190,7 +192,7 @@ def test_scratch_mode_ignores_candidates(candidate, cold):
 
 def test_no_child_is_trained_when_none_is_wanted():
     result = run(recipe=RECIPE.override(child_epochs=-1))
-    assert (result.child, result.child_steps, result.child_parameters) == (None, 0, 0)
+    assert (result.child, result.child_steps, result.child_parameters, result.child_macs) == (None, 0, 0, 0)
 
 
 def test_a_child_of_another_width_is_trained_from_fresh_weights():

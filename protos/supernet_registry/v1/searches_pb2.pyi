@@ -113,6 +113,30 @@ EXECUTOR_CALLER: Executor.ValueType  # 2
 """The caller itself, who leases this job by name; images stay with the caller."""
 Global___Executor: _TypeAlias = Executor  # noqa: Y015
 
+class _Derivation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DerivationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Derivation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DERIVATION_UNSPECIFIED: _Derivation.ValueType  # 0
+    """Not set; the recipe's."""
+    DERIVATION_ARGMAX: _Derivation.ValueType  # 1
+    """On every edge the operation with the largest architecture parameter."""
+    DERIVATION_PERTURBATION: _Derivation.ValueType  # 2
+    """On every edge the operation whose removal costs most validation accuracy (DARTS-PT)."""
+
+class Derivation(_Derivation, metaclass=_DerivationEnumTypeWrapper):
+    """How an architecture is read off a searched supernet."""
+
+DERIVATION_UNSPECIFIED: Derivation.ValueType  # 0
+"""Not set; the recipe's."""
+DERIVATION_ARGMAX: Derivation.ValueType  # 1
+"""On every edge the operation with the largest architecture parameter."""
+DERIVATION_PERTURBATION: Derivation.ValueType  # 2
+"""On every edge the operation whose removal costs most validation accuracy (DARTS-PT)."""
+Global___Derivation: _TypeAlias = Derivation  # noqa: Y015
+
 @_typing.final
 class SearchSpec(_message.Message):
     """What to search, and how. Zero means the default of the search space's recipe."""
@@ -131,6 +155,8 @@ class SearchSpec(_message.Message):
     TASTE_SHARE_FIELD_NUMBER: _builtins.int
     TASTE_CANDIDATES_FIELD_NUMBER: _builtins.int
     EXECUTOR_FIELD_NUMBER: _builtins.int
+    DERIVATION_FIELD_NUMBER: _builtins.int
+    DERIVATION_STEPS_FIELD_NUMBER: _builtins.int
     source_policy: Global___SourcePolicy.ValueType
     """How the source is found."""
     source_version: _builtins.str
@@ -153,6 +179,10 @@ class SearchSpec(_message.Message):
     """Most candidates to taste besides scratch."""
     executor: Global___Executor.ValueType
     """Who runs it."""
+    derivation: Global___Derivation.ValueType
+    """How the child network's architecture is chosen."""
+    derivation_steps: _builtins.int
+    """With PERTURBATION: weight steps of fine-tuning after every decision; 0 for none."""
     @_builtins.property
     def search_space(self) -> _common_pb2.SearchSpace:
         """The search space."""
@@ -172,10 +202,12 @@ class SearchSpec(_message.Message):
         taste_share: _builtins.float = ...,
         taste_candidates: _builtins.int = ...,
         executor: Global___Executor.ValueType = ...,
+        derivation: Global___Derivation.ValueType = ...,
+        derivation_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from supernet_registry.v1 import common_pb2 as supernet__registry_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$supernet_registry/v1/supernets.proto\x12\x14supernet_registry.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!supernet_registry/v1/common.proto\"\xe6\x02\n\x08Supernet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x37\n\x0csearch_space\x18\x03 \x01(\x0b\x32!.supernet_registry.v1.SearchSpace\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\x15\n\rversion_count\x18\x05 \x01(\x05\x12:\n\x06labels\x18\x06 \x03(\x0b\x32*.supernet_registry.v1.Supernet.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x06Parent\x12\x0f\n\x07version\x18\x01 \x01(\t\x12/\n\x04role\x18\x02 \x01(\x0e\x32!.supernet_registry.v1.Parent.Role\"E\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SOURCE\x10\x01\x12\x16\n\x12ROLE_PREVIOUS_HEAD\x10\x02\"\xb4\x01\n\x07Metrics\x12\x14\n\x0cval_accuracy\x18\x01 \x01(\x01\x12\x15\n\rtest_accuracy\x18\x02 \x01(\x01\x12\x1a\n\x12\x63hild_val_accuracy\x18\x03 \x01(\x01\x12\x1b\n\x13\x63hild_test_accuracy\x18\x04 \x01(\x01\x12\x18\n\x10\x63hild_parameters\x18\x05 \x01(\x03\x12\x15\n\ralpha_entropy\x18\x06 \x01(\x01\x12\x12\n\nskip_count\x18\x07 \x01(\x05\"\x9c\x01\n\x04\x43ost\x12\x14\n\x0csearch_steps\x18\x01 \x01(\x03\x12\x13\n\x0btaste_steps\x18\x02 \x01(\x03\x12\x13\n\x0b\x63hild_steps\x18\x03 \x01(\x03\x12\x16\n\x0esearch_seconds\x18\x04 \x01(\x01\x12\x15\n\rtaste_seconds\x18\x05 \x01(\x01\x12\x15\n\rchild_seconds\x18\x06 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\"\xef\x03\n\x0fSupernetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cweights_blob\x18\x02 \x01(\t\x12\x1a\n\x12weights_size_bytes\x18\x03 \x01(\x03\x12\x12\n\nchild_blob\x18\x04 \x01(\t\x12\x10\n\x08genotype\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x06 \x01(\t\x12\x0b\n\x03job\x18\x07 \x01(\t\x12-\n\x07parents\x18\x08 \x03(\x0b\x32\x1c.supernet_registry.v1.Parent\x12\x39\n\rtransfer_mode\x18\t \x01(\x0e\x32\".supernet_registry.v1.TransferMode\x12.\n\x07metrics\x18\n \x01(\x0b\x32\x1d.supernet_registry.v1.Metrics\x12(\n\x04\x63ost\x18\x0b \x01(\x0b\x32\x1a.supernet_registry.v1.Cost\x12\x37\n\x0csearch_space\x18\x0c \x01(\x0b\x32!.supernet_registry.v1.SearchSpace\x12\x0c\n\x04head\x18\r \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x64\x61taset_display_name\x18\x0f \x01(\t\"r\n\x15\x43reateSupernetRequest\x12\x13\n\x0bsupernet_id\x18\x01 \x01(\t\x12\x30\n\x08supernet\x18\x02 \x01(\x0b\x32\x1e.supernet_registry.v1.Supernet\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\"\n\x12GetSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListSupernetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x15ListSupernetsResponse\x12\x31\n\tsupernets\x18\x01 \x03(\x0b\x32\x1e.supernet_registry.v1.Supernet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd5\x01\n\x15UpdateSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x00\x88\x01\x01\x12G\n\x06labels\x18\x04 \x03(\x0b\x32\x37.supernet_registry.v1.UpdateSupernetRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_description\"3\n\x15\x44\x65leteSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"F\n\x17RollbackSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\")\n\x19GetSupernetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"T\n\x1bListSupernetVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x1cListSupernetVersionsResponse\x12\x37\n\x08versions\x18\x01 \x03(\x0b\x32%.supernet_registry.v1.SupernetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x13QueryLineageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\"J\n\x0bLineageEdge\x12\r\n\x05\x63hild\x18\x01 \x01(\t\x12,\n\x06parent\x18\x02 \x01(\x0b\x32\x1c.supernet_registry.v1.Parent\"\x81\x01\n\x14QueryLineageResponse\x12\x37\n\x08versions\x18\x01 \x03(\x0b\x32%.supernet_registry.v1.SupernetVersion\x12\x30\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32!.supernet_registry.v1.LineageEdge2\xa0\x07\n\x0fSupernetService\x12]\n\x0e\x43reateSupernet\x12+.supernet_registry.v1.CreateSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12W\n\x0bGetSupernet\x12(.supernet_registry.v1.GetSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12h\n\rListSupernets\x12*.supernet_registry.v1.ListSupernetsRequest\x1a+.supernet_registry.v1.ListSupernetsResponse\x12]\n\x0eUpdateSupernet\x12+.supernet_registry.v1.UpdateSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12U\n\x0e\x44\x65leteSupernet\x12+.supernet_registry.v1.DeleteSupernetRequest\x1a\x16.google.protobuf.Empty\x12\x61\n\x10RollbackSupernet\x12-.supernet_registry.v1.RollbackSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12l\n\x12GetSupernetVersion\x12/.supernet_registry.v1.GetSupernetVersionRequest\x1a%.supernet_registry.v1.SupernetVersion\x12}\n\x14ListSupernetVersions\x12\x31.supernet_registry.v1.ListSupernetVersionsRequest\x1a\x32.supernet_registry.v1.ListSupernetVersionsResponse\x12\x65\n\x0cQueryLineage\x12).supernet_registry.v1.QueryLineageRequest\x1a*.supernet_registry.v1.QueryLineageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$supernet_registry/v1/supernets.proto\x12\x14supernet_registry.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!supernet_registry/v1/common.proto\"\xe6\x02\n\x08Supernet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x37\n\x0csearch_space\x18\x03 \x01(\x0b\x32!.supernet_registry.v1.SearchSpace\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\x15\n\rversion_count\x18\x05 \x01(\x05\x12:\n\x06labels\x18\x06 \x03(\x0b\x32*.supernet_registry.v1.Supernet.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x06Parent\x12\x0f\n\x07version\x18\x01 \x01(\t\x12/\n\x04role\x18\x02 \x01(\x0e\x32!.supernet_registry.v1.Parent.Role\"E\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SOURCE\x10\x01\x12\x16\n\x12ROLE_PREVIOUS_HEAD\x10\x02\"\x83\x02\n\x07Metrics\x12\x14\n\x0cval_accuracy\x18\x01 \x01(\x01\x12\x15\n\rtest_accuracy\x18\x02 \x01(\x01\x12\x1a\n\x12\x63hild_val_accuracy\x18\x03 \x01(\x01\x12\x1b\n\x13\x63hild_test_accuracy\x18\x04 \x01(\x01\x12\x18\n\x10\x63hild_parameters\x18\x05 \x01(\x03\x12\x15\n\ralpha_entropy\x18\x06 \x01(\x01\x12\x12\n\nskip_count\x18\x07 \x01(\x05\x12\x12\n\nchild_macs\x18\x08 \x01(\x03\x12\x1c\n\x14\x63hild_single_seconds\x18\t \x01(\x01\x12\x1b\n\x13\x63hild_batch_seconds\x18\n \x01(\x01\"\x9c\x01\n\x04\x43ost\x12\x14\n\x0csearch_steps\x18\x01 \x01(\x03\x12\x13\n\x0btaste_steps\x18\x02 \x01(\x03\x12\x13\n\x0b\x63hild_steps\x18\x03 \x01(\x03\x12\x16\n\x0esearch_seconds\x18\x04 \x01(\x01\x12\x15\n\rtaste_seconds\x18\x05 \x01(\x01\x12\x15\n\rchild_seconds\x18\x06 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\"\xef\x03\n\x0fSupernetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cweights_blob\x18\x02 \x01(\t\x12\x1a\n\x12weights_size_bytes\x18\x03 \x01(\x03\x12\x12\n\nchild_blob\x18\x04 \x01(\t\x12\x10\n\x08genotype\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x06 \x01(\t\x12\x0b\n\x03job\x18\x07 \x01(\t\x12-\n\x07parents\x18\x08 \x03(\x0b\x32\x1c.supernet_registry.v1.Parent\x12\x39\n\rtransfer_mode\x18\t \x01(\x0e\x32\".supernet_registry.v1.TransferMode\x12.\n\x07metrics\x18\n \x01(\x0b\x32\x1d.supernet_registry.v1.Metrics\x12(\n\x04\x63ost\x18\x0b \x01(\x0b\x32\x1a.supernet_registry.v1.Cost\x12\x37\n\x0csearch_space\x18\x0c \x01(\x0b\x32!.supernet_registry.v1.SearchSpace\x12\x0c\n\x04head\x18\r \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x64\x61taset_display_name\x18\x0f \x01(\t\"r\n\x15\x43reateSupernetRequest\x12\x13\n\x0bsupernet_id\x18\x01 \x01(\t\x12\x30\n\x08supernet\x18\x02 \x01(\x0b\x32\x1e.supernet_registry.v1.Supernet\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\"\n\x12GetSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14ListSupernetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x15ListSupernetsResponse\x12\x31\n\tsupernets\x18\x01 \x03(\x0b\x32\x1e.supernet_registry.v1.Supernet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd5\x01\n\x15UpdateSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x00\x88\x01\x01\x12G\n\x06labels\x18\x04 \x03(\x0b\x32\x37.supernet_registry.v1.UpdateSupernetRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_description\"3\n\x15\x44\x65leteSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"F\n\x17RollbackSupernetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\")\n\x19GetSupernetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"T\n\x1bListSupernetVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x1cListSupernetVersionsResponse\x12\x37\n\x08versions\x18\x01 \x03(\x0b\x32%.supernet_registry.v1.SupernetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x13QueryLineageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\"J\n\x0bLineageEdge\x12\r\n\x05\x63hild\x18\x01 \x01(\t\x12,\n\x06parent\x18\x02 \x01(\x0b\x32\x1c.supernet_registry.v1.Parent\"\x81\x01\n\x14QueryLineageResponse\x12\x37\n\x08versions\x18\x01 \x03(\x0b\x32%.supernet_registry.v1.SupernetVersion\x12\x30\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32!.supernet_registry.v1.LineageEdge2\xa0\x07\n\x0fSupernetService\x12]\n\x0e\x43reateSupernet\x12+.supernet_registry.v1.CreateSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12W\n\x0bGetSupernet\x12(.supernet_registry.v1.GetSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12h\n\rListSupernets\x12*.supernet_registry.v1.ListSupernetsRequest\x1a+.supernet_registry.v1.ListSupernetsResponse\x12]\n\x0eUpdateSupernet\x12+.supernet_registry.v1.UpdateSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12U\n\x0e\x44\x65leteSupernet\x12+.supernet_registry.v1.DeleteSupernetRequest\x1a\x16.google.protobuf.Empty\x12\x61\n\x10RollbackSupernet\x12-.supernet_registry.v1.RollbackSupernetRequest\x1a\x1e.supernet_registry.v1.Supernet\x12l\n\x12GetSupernetVersion\x12/.supernet_registry.v1.GetSupernetVersionRequest\x1a%.supernet_registry.v1.SupernetVersion\x12}\n\x14ListSupernetVersions\x12\x31.supernet_registry.v1.ListSupernetVersionsRequest\x1a\x32.supernet_registry.v1.ListSupernetVersionsResponse\x12\x65\n\x0cQueryLineage\x12).supernet_registry.v1.QueryLineageRequest\x1a*.supernet_registry.v1.QueryLineageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,39 +47,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARENT_ROLE']._serialized_start=597
   _globals['_PARENT_ROLE']._serialized_end=666
   _globals['_METRICS']._serialized_start=669
-  _globals['_METRICS']._serialized_end=849
-  _globals['_COST']._serialized_start=852
-  _globals['_COST']._serialized_end=1008
-  _globals['_SUPERNETVERSION']._serialized_start=1011
-  _globals['_SUPERNETVERSION']._serialized_end=1506
-  _globals['_CREATESUPERNETREQUEST']._serialized_start=1508
-  _globals['_CREATESUPERNETREQUEST']._serialized_end=1622
-  _globals['_GETSUPERNETREQUEST']._serialized_start=1624
-  _globals['_GETSUPERNETREQUEST']._serialized_end=1658
-  _globals['_LISTSUPERNETSREQUEST']._serialized_start=1660
-  _globals['_LISTSUPERNETSREQUEST']._serialized_end=1721
-  _globals['_LISTSUPERNETSRESPONSE']._serialized_start=1723
-  _globals['_LISTSUPERNETSRESPONSE']._serialized_end=1822
-  _globals['_UPDATESUPERNETREQUEST']._serialized_start=1825
-  _globals['_UPDATESUPERNETREQUEST']._serialized_end=2038
+  _globals['_METRICS']._serialized_end=928
+  _globals['_COST']._serialized_start=931
+  _globals['_COST']._serialized_end=1087
+  _globals['_SUPERNETVERSION']._serialized_start=1090
+  _globals['_SUPERNETVERSION']._serialized_end=1585
+  _globals['_CREATESUPERNETREQUEST']._serialized_start=1587
+  _globals['_CREATESUPERNETREQUEST']._serialized_end=1701
+  _globals['_GETSUPERNETREQUEST']._serialized_start=1703
+  _globals['_GETSUPERNETREQUEST']._serialized_end=1737
+  _globals['_LISTSUPERNETSREQUEST']._serialized_start=1739
+  _globals['_LISTSUPERNETSREQUEST']._serialized_end=1800
+  _globals['_LISTSUPERNETSRESPONSE']._serialized_start=1802
+  _globals['_LISTSUPERNETSRESPONSE']._serialized_end=1901
+  _globals['_UPDATESUPERNETREQUEST']._serialized_start=1904
+  _globals['_UPDATESUPERNETREQUEST']._serialized_end=2117
   _globals['_UPDATESUPERNETREQUEST_LABELSENTRY']._serialized_start=473
   _globals['_UPDATESUPERNETREQUEST_LABELSENTRY']._serialized_end=518
-  _globals['_DELETESUPERNETREQUEST']._serialized_start=2040
-  _globals['_DELETESUPERNETREQUEST']._serialized_end=2091
-  _globals['_ROLLBACKSUPERNETREQUEST']._serialized_start=2093
-  _globals['_ROLLBACKSUPERNETREQUEST']._serialized_end=2163
-  _globals['_GETSUPERNETVERSIONREQUEST']._serialized_start=2165
-  _globals['_GETSUPERNETVERSIONREQUEST']._serialized_end=2206
-  _globals['_LISTSUPERNETVERSIONSREQUEST']._serialized_start=2208
-  _globals['_LISTSUPERNETVERSIONSREQUEST']._serialized_end=2292
-  _globals['_LISTSUPERNETVERSIONSRESPONSE']._serialized_start=2294
-  _globals['_LISTSUPERNETVERSIONSRESPONSE']._serialized_end=2406
-  _globals['_QUERYLINEAGEREQUEST']._serialized_start=2408
-  _globals['_QUERYLINEAGEREQUEST']._serialized_end=2458
-  _globals['_LINEAGEEDGE']._serialized_start=2460
-  _globals['_LINEAGEEDGE']._serialized_end=2534
-  _globals['_QUERYLINEAGERESPONSE']._serialized_start=2537
-  _globals['_QUERYLINEAGERESPONSE']._serialized_end=2666
-  _globals['_SUPERNETSERVICE']._serialized_start=2669
-  _globals['_SUPERNETSERVICE']._serialized_end=3597
+  _globals['_DELETESUPERNETREQUEST']._serialized_start=2119
+  _globals['_DELETESUPERNETREQUEST']._serialized_end=2170
+  _globals['_ROLLBACKSUPERNETREQUEST']._serialized_start=2172
+  _globals['_ROLLBACKSUPERNETREQUEST']._serialized_end=2242
+  _globals['_GETSUPERNETVERSIONREQUEST']._serialized_start=2244
+  _globals['_GETSUPERNETVERSIONREQUEST']._serialized_end=2285
+  _globals['_LISTSUPERNETVERSIONSREQUEST']._serialized_start=2287
+  _globals['_LISTSUPERNETVERSIONSREQUEST']._serialized_end=2371
+  _globals['_LISTSUPERNETVERSIONSRESPONSE']._serialized_start=2373
+  _globals['_LISTSUPERNETVERSIONSRESPONSE']._serialized_end=2485
+  _globals['_QUERYLINEAGEREQUEST']._serialized_start=2487
+  _globals['_QUERYLINEAGEREQUEST']._serialized_end=2537
+  _globals['_LINEAGEEDGE']._serialized_start=2539
+  _globals['_LINEAGEEDGE']._serialized_end=2613
+  _globals['_QUERYLINEAGERESPONSE']._serialized_start=2616
+  _globals['_QUERYLINEAGERESPONSE']._serialized_end=2745
+  _globals['_SUPERNETSERVICE']._serialized_start=2748
+  _globals['_SUPERNETSERVICE']._serialized_end=3676
 # @@protoc_insertion_point(module_scope)

@@ -165,6 +165,9 @@ class Metrics(_message.Message):
     CHILD_PARAMETERS_FIELD_NUMBER: _builtins.int
     ALPHA_ENTROPY_FIELD_NUMBER: _builtins.int
     SKIP_COUNT_FIELD_NUMBER: _builtins.int
+    CHILD_MACS_FIELD_NUMBER: _builtins.int
+    CHILD_SINGLE_SECONDS_FIELD_NUMBER: _builtins.int
+    CHILD_BATCH_SECONDS_FIELD_NUMBER: _builtins.int
     val_accuracy: _builtins.float
     """Best validation accuracy of the supernet during the search."""
     test_accuracy: _builtins.float
@@ -179,6 +182,12 @@ class Metrics(_message.Message):
     """Mean entropy of the architecture distributions, as a share of the largest possible: 1 is uniform, 0 decided."""
     skip_count: _builtins.int
     """Skip connections in the genotype."""
+    child_macs: _builtins.int
+    """Multiply-accumulates of the child network on one image: convolutions and the linear head. 0 where not measured."""
+    child_single_seconds: _builtins.float
+    """Seconds of the child network on one image, on the device of `Cost.device`, warm, median. 0 where not measured."""
+    child_batch_seconds: _builtins.float
+    """Seconds of the child network on 64 images at once, measured likewise."""
     def __init__(
         self,
         *,
@@ -189,10 +198,13 @@ class Metrics(_message.Message):
         child_parameters: _builtins.int = ...,
         alpha_entropy: _builtins.float = ...,
         skip_count: _builtins.int = ...,
+        child_macs: _builtins.int = ...,
+        child_single_seconds: _builtins.float = ...,
+        child_batch_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha_entropy", b"alpha_entropy", "child_parameters", b"child_parameters", "child_test_accuracy", b"child_test_accuracy", "child_val_accuracy", b"child_val_accuracy", "skip_count", b"skip_count", "test_accuracy", b"test_accuracy", "val_accuracy", b"val_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha_entropy", b"alpha_entropy", "child_batch_seconds", b"child_batch_seconds", "child_macs", b"child_macs", "child_parameters", b"child_parameters", "child_single_seconds", b"child_single_seconds", "child_test_accuracy", b"child_test_accuracy", "child_val_accuracy", b"child_val_accuracy", "skip_count", b"skip_count", "test_accuracy", b"test_accuracy", "val_accuracy", b"val_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,13 +105,14 @@ class Life:
             events.insert(0, JobEvent(decision=_decision(source)))
         self.catalog.leases.report(lease.job, lease.fence, events)
 
-    def complete(self, lease: Lease, *, source: str = "") -> SupernetVersion:
+    def complete(self, lease: Lease, *, source: str = "", child: bytes = b"") -> SupernetVersion:
         """Write the result back."""
         weights = {"w": np.full((2, 3), float(len(lease.job)), np.float32)}
         about = {"space": SPACE.to_json(), "n_classes": 2, "genotype": GENOTYPE}
         blob = self.catalog.blobs.put(save(weights, metadata={"supernet": json.dumps(about)}))
         draft = SupernetVersion(
             weights_blob=blob,
+            child_blob=self.catalog.blobs.put(child) if child else "",
             genotype=GENOTYPE,
             transfer_mode=TransferMode.WEIGHTS_AND_ALPHAS if source else TransferMode.SCRATCH,
             metrics=Metrics(val_accuracy=0.875, test_accuracy=0.75, alpha_entropy=1.25, skip_count=1),
@@ -120,13 +121,20 @@ class Life:
         return self.catalog.write_back.complete(lease.job, lease.fence, draft)[0]
 
     def finished_job(
-        self, supernet: str, dataset: str, *, stream: str = "", source: str = "", epochs: int = 3
+        self,
+        supernet: str,
+        dataset: str,
+        *,
+        stream: str = "",
+        source: str = "",
+        epochs: int = 3,
+        child: bytes = b"",
     ) -> SearchJob:
         """A job from submission to write-back."""
         job = self.submit(supernet, dataset, stream=stream)
         lease = self.lease(job)
         self.report(lease, epochs=range(epochs), source=source)
-        self.complete(lease, source=source)
+        self.complete(lease, source=source, child=child)
         return self.catalog.jobs.get(job.name)
 
 

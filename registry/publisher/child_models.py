@@ -1,0 +1,75 @@
+"""Child networks as MLflow models: safetensors, the name of what loads them, and MLflow's own description."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import numpy as np
+from mlflow import MlflowClient
+
+from clients.resources import SupernetVersion
+from registry.catalog import Catalog
+from registry.publisher.mapping import TAG
+from search.errors import BlobCorrupt, NotFinite, NotFound, UnsafeWeights, WeightsTooLarge
+from search.weights import WeightsInfo, check_weights
+
+__all__ = ["ARTIFACT_PATH", "log_child"]
+
+ARTIFACT_PATH = "child_network"
+"""Folder of the model among the artifacts of a run."""
+
+_LOADER = "clients.mlflow_loader"
+
+_logger = logging.getLogger(__name__)
+
+
+def log_child(client: MlflowClient, catalog: Catalog, run_id: str, version: SupernetVersion) -> bool:
+    """Log a version's child network into its run, so that `mlflow.pyfunc.load_model` loads it.
+
+    Doing it twice writes the same files. Returns whether there is a network to log.
+    """
+    if not version.child_blob:
+        return False
+    try:
+        data = catalog.blobs.read(version.child_blob, "child_blob")
+        info = check_weights(data)
+    except (BlobCorrupt, NotFound, UnsafeWeights, WeightsTooLarge, NotFinite) as error:
+        # A version without a model is worth more than none: its figures and lineage are still true.
+        _logger.warning("no model of %s: %s", version.name, error)
+        return False
+    with tempfile.TemporaryDirectory(prefix="supernet-registry-") as folder:
+        blob = Path(folder) / "child.safetensors"
+        blob.write_bytes(data)
+        model = Path(folder) / ARTIFACT_PATH
+        _save(model, blob, version, info)
+        client.log_artifacts(run_id, str(model), ARTIFACT_PATH)
+    return True
+
+
+def _save(path: Path, blob: Path, version: SupernetVersion, info: WeightsInfo) -> None:
+    """Write the model's folder; runs neither the network nor its loader."""
+    with warnings.catch_warnings():
+        # MLflow complains of type hints of its own when it is imported, and wants an input example, which it would run.
+        warnings.simplefilter("ignore", UserWarning)
+        from mlflow.models import ModelSignature
+        from mlflow.pyfunc import save_model  # takes a second to import, and only here
+        from mlflow.types import Schema, TensorSpec
+
+        images = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))  # without a name: else it wants a dictionary
+        probabilities = TensorSpec(np.dtype(np.float32), (-1, info.n_classes))
+        save_model(
+            path,
+            loader_module=_LOADER,
+            data_path=str(blob),
+            signature=ModelSignature(Schema([images]), Schema([probabilities])),
+            pip_requirements=[f"supernet-registry[worker,mlflow]=={installed('supernet-registry')}"],
+            metadata={
+                f"{TAG}version": version.name,
+                f"{TAG}genotype": version.genotype,
+                f"{TAG}class_names": info.metadata.get("class_names"),
+            },
+        )
