@@ -110,8 +110,19 @@ class Family(ABC):
         """Channels of the last feature map, before pooling."""
 
     @abstractmethod
-    def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
-        """The discrete architecture that the architecture parameters prefer. α: kind -> (edges, operations)."""
+    def derive(
+        self,
+        space: SearchSpace,
+        alphas: Mapping[str, NDArray[np.floating]],
+        edges: Mapping[str, NDArray[np.floating]] | None = None,
+    ) -> Genotype:
+        """The discrete architecture that the architecture parameters prefer.
+
+        Args:
+            space: what they belong to.
+            alphas: kind -> (edges, operations).
+            edges: kind -> (edges,), the weight of every edge among those of its node; None where they are not weighed.
+        """
 
     @abstractmethod
     def format_genotype(self, genotype: Genotype) -> str:

@@ -73,7 +73,12 @@ class NasBench201(Family):
     def features(self, space: SearchSpace) -> int:
         return space.channels * int(2 ** (_STAGES - 1))
 
-    def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
+    def derive(
+        self,
+        space: SearchSpace,
+        alphas: Mapping[str, NDArray[np.floating]],
+        edges: Mapping[str, NDArray[np.floating]] | None = None,  # noqa: ARG002 - every edge is kept, however weak
+    ) -> Genotype:
         """The strongest operation of every edge.
 
         `none` is left out, as DARTS does: its α only says how much of the other operations an edge wants, and two
