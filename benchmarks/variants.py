@@ -4,8 +4,9 @@
 
 Every variant searches the same small tasks from scratch with the same recipe, its own paper's defaults, and the same
 seeds, so that differences between two rows are paired. Two rows are no variants of their own: PC-DARTS with half of
-the channels instead of a quarter, because the compact space is narrow, and DARTS that drops operations on its way. Seconds
-are CPU seconds of this process, since the machine may be shared. Test accuracy is only reported, nothing is chosen by it.
+the channels instead of a quarter, because the compact space is narrow, and DARTS that drops operations on its way.
+Seconds are CPU seconds of this process, since the machine may be shared. Test accuracy is only reported; nothing is
+chosen by it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Clock(Listener):
     def __init__(self) -> None:
         self.began = self.ended = time.process_time()
 
-    def on_decision(self, d: Decision) -> None:
+    def on_decision(self, d: Decision) -> None:  # noqa: ARG002
         self.began = self.ended = time.process_time()
 
     def on_epoch(self, e: Epoch) -> None:

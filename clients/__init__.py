@@ -47,6 +47,7 @@ from clients.resources import (
     TasteResult,
     TransferMode,
     Upload,
+    Variant,
 )
 from search.errors import (
     AlreadyExists,
@@ -180,6 +181,7 @@ __all__ = [
     "UnsafeWeights",
     "Upload",
     "UploadIncomplete",
+    "Variant",
     "WeightsTooLarge",
     "WrongOffset",
 ]

@@ -86,6 +86,8 @@ class Attempt:
             child_epochs=spec.child_epochs,
             taste_share=spec.taste_share,
             taste_candidates=spec.taste_candidates,
+            variant=spec.variant.recipe_name,
+            drop_shares=spec.drop_shares,
         )
         data = self._images() if dataset is None else self._checked(dataset)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.errors import EncoderMismatch
+from clients.errors import EncoderMismatch, InvalidArgument
 from clients.resources import (
     Dataset,
     Encoder,
@@ -15,6 +16,7 @@ from clients.resources import (
     SourcePolicy,
     SpaceDescriptor,
     TransferMode,
+    Variant,
 )
 from search.spaces import SearchSpace, make_space
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Space",
     "dataset_record",
+    "find_variant",
     "local_encoder",
     "search_spec",
     "sketch_bytes",
@@ -100,12 +103,24 @@ def space_descriptor(space: Space | None) -> SpaceDescriptor | None:
         resolution=built.resolution,
         affine_batch_norm=built.affine_batch_norm,
         id=built.id,
+        partial_channels=built.partial_channels,
     )
 
 
 def supernet_name(name: str) -> str:
     """`supernets/{id}` from an id or a full name."""
     return name if name.startswith("supernets/") else f"supernets/{name}"
+
+
+def find_variant(name: Variant | str) -> Variant:
+    """The variant that a user means by `darts-2nd`, `DARTS_2ND` or the member itself. Raises InvalidArgument."""
+    try:
+        return Variant(name.upper().replace("-", "_"))
+    except ValueError:
+        known = ", ".join(variant.recipe_name for variant in Variant if variant.recipe_name)
+        raise InvalidArgument(
+            f"Unknown variant {name[:200]!r}.", remedy=f"Use one of {known}.", field="variant"
+        ) from None
 
 
 def search_spec(
@@ -120,9 +135,14 @@ def search_spec(
     child_epochs: int,
     taste_share: float,
     taste_candidates: int,
+    variant: Variant | str,
+    drop_shares: Sequence[float],
     here: bool,
 ) -> SearchSpec:
-    """The spec of a job from a user's options; zeros leave the choice to the server and the recipe."""
+    """The spec of a job from a user's options; zeros leave the choice to the server and the recipe.
+
+    Raises InvalidArgument for an unknown variant, InvalidSearchSpace.
+    """
     policy = {"auto": SourcePolicy.AUTO, "scratch": SourcePolicy.SCRATCH}.get(source.lower(), SourcePolicy.VERSION)
     return SearchSpec(
         search_space=space_descriptor(space),
@@ -136,5 +156,7 @@ def search_spec(
         child_epochs=child_epochs,
         taste_share=taste_share,
         taste_candidates=taste_candidates,
+        variant=find_variant(variant),
+        drop_shares=tuple(drop_shares),
         executor=Executor.CALLER if here else Executor.POOL,
     )

@@ -39,6 +39,7 @@ from clients.resources import (
     Supernet,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 
 if TYPE_CHECKING:
@@ -330,6 +331,8 @@ class AsyncRegistryClient:
         child_epochs: int = 0,
         taste_share: float = 0.0,
         taste_candidates: int = 0,
+        variant: Variant | str = Variant.UNSPECIFIED,
+        drop_shares: Sequence[float] = (),
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -350,6 +353,8 @@ class AsyncRegistryClient:
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            variant=variant,
+            drop_shares=drop_shares,
             here=here,
         )
         registered = await self.register_dataset(

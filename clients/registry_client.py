@@ -34,6 +34,7 @@ from clients.resources import (
     Supernet,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 
 if TYPE_CHECKING:
@@ -411,6 +412,8 @@ class RegistryClient:
         child_epochs: int = 0,
         taste_share: float = 0.0,
         taste_candidates: int = 0,
+        variant: Variant | str = Variant.UNSPECIFIED,
+        drop_shares: Sequence[float] = (),
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -430,6 +433,8 @@ class RegistryClient:
             transfer_mode: what is taken over from the source; unspecified for weights and alphas.
             epochs, patience, batch_size, child_epochs, taste_share, taste_candidates: the recipe; 0 for its defaults.
                 Negative `child_epochs`: no child network.
+            variant: of DARTS, such as "darts-2nd"; unspecified for the first-order one.
+            drop_shares: shares of the search, in [0, 1], at which every edge loses its weakest operation.
             seed: of every random choice.
             stream, stream_step: the task stream that the job belongs to, and its place in it.
             labels: free labels of the job.
@@ -449,6 +454,8 @@ class RegistryClient:
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            variant=variant,
+            drop_shares=drop_shares,
             here=here,
         )
         registered = self.register_dataset(

@@ -47,6 +47,7 @@ __all__ = [
     "TasteResult",
     "TransferMode",
     "Upload",
+    "Variant",
 ]
 
 
@@ -84,6 +85,21 @@ class Executor(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     POOL = "POOL"
     CALLER = "CALLER"
+
+
+class Variant(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    DARTS = "DARTS"
+    DARTS_2ND = "DARTS_2ND"
+    SMOOTH_DARTS_RS = "SMOOTH_DARTS_RS"
+    SMOOTH_DARTS_ADV = "SMOOTH_DARTS_ADV"
+    PC_DARTS = "PC_DARTS"
+    DRNAS = "DRNAS"
+
+    @property
+    def recipe_name(self) -> str:
+        """As `search.recipe` calls it, `darts-2nd`; empty if unspecified."""
+        return "" if self is Variant.UNSPECIFIED else self.value.lower().replace("_", "-")
 
 
 class ParentRole(StrEnum):
@@ -128,6 +144,7 @@ class SpaceDescriptor:
     resolution: int = 0
     affine_batch_norm: bool = False
     id: str = ""
+    partial_channels: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +344,8 @@ class SearchSpec:
     taste_share: float = 0.0
     taste_candidates: int = 0
     executor: Executor = Executor.UNSPECIFIED
+    variant: Variant = Variant.UNSPECIFIED
+    drop_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ from clients.resources import (
     SourceDecision,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 from clients.stream_results import StreamResult, StreamRow
 from clients.streams import Experience, TaskStream
@@ -63,6 +64,8 @@ class StreamOptions:
     child_epochs: int = 0  # negative: no child network
     taste_share: float = 0.0
     taste_candidates: int = 0
+    variant: Variant = Variant.UNSPECIFIED
+    drop_shares: tuple[float, ...] = ()
     here: bool = False  # run the searches in this process; images stay on this machine
     device: str = "auto"  # for `here` and `evaluate`
     retain_images: bool = False
@@ -83,6 +86,8 @@ class StreamOptions:
             child_epochs=self.child_epochs,
             taste_share=self.taste_share,
             taste_candidates=self.taste_candidates,
+            variant=self.variant,
+            drop_shares=self.drop_shares,
             here=self.here,
         )
 

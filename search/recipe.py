@@ -138,13 +138,13 @@ class Recipe:
                     field=name,
                 )
 
-    def check_space(self, space: SearchSpace) -> None:
+    def check_space(self, space: SearchSpace, *, field: str = "variant") -> None:
         """Raise `InvalidArgument` if the variant cannot search this space."""
         if self.variant == "pc-darts" and space.partial_channels == 1:
             raise InvalidArgument(
                 "pc-darts needs a search space with partial channels; this one has none.",
                 remedy="Search a space with partial_channels 4 (the paper's), in a supernet of its own.",
-                field="variant",
+                field=field,
             )
 
 

@@ -17,10 +17,12 @@ from clients.cli.options import (
     ChildEpochs,
     DatasetPath,
     Device,
+    DropAt,
     Epochs,
     HeadPool,
     Here,
     MomentsOnly,
+    PartialChannels,
     Patience,
     Resolution,
     RetainImages,
@@ -31,12 +33,13 @@ from clients.cli.options import (
     TasteCandidates,
     TasteShare,
     TransferModeOption,
+    VariantOption,
     resolve_source,
     search_space,
 )
 from clients.cli.running import Interrupted
 from clients.cli.tastes import print_tastes
-from clients.resources import Cost, JobState, Metrics, SearchJob, SourceDecision, SupernetVersion, TransferMode
+from clients.resources import Cost, JobState, Metrics, SearchJob, SourceDecision, SupernetVersion, TransferMode, Variant
 from search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ def search(
     stem_stride: StemStride = 0,
     head_pool: HeadPool = 0,
     resolution: Resolution = 0,
+    partial_channels: PartialChannels = 0,
     source: Source = "auto",
     transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
     epochs: Epochs = 0,
@@ -77,6 +81,8 @@ def search(
     batch_size: BatchSize = 0,
     taste_share: TasteShare = 0.0,
     taste_candidates: TasteCandidates = 0,
+    variant: VariantOption = Variant.UNSPECIFIED,
+    drop_at: DropAt = None,
     seed: Seed = 0,
     stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
@@ -103,6 +109,8 @@ def search(
 
         supernet-registry search scans.npz --name scans --here
 
+        supernet-registry search digits.npz -n digits-pc --variant pc-darts --partial-channels 4
+
         supernet-registry search digits.npz -n digits --json | jq .version
     """
     data = load(dataset)
@@ -112,6 +120,7 @@ def search(
         "stem_stride": stem_stride,
         "head_pool": head_pool,
         "resolution": resolution,
+        "partial_channels": partial_channels,
     }
     chosen_space = search_space(space, overrides)
     supernet = names.supernet_name(name)
@@ -136,6 +145,8 @@ def search(
                 child_epochs=child_epochs,
                 taste_share=taste_share,
                 taste_candidates=taste_candidates,
+                variant=variant,
+                drop_shares=drop_at or (),
                 stream=stream,
                 here=here,
                 retain_images=retain_images,

@@ -16,10 +16,12 @@ from clients.cli.options import (
     Channels,
     ChildEpochs,
     Device,
+    DropAt,
     Epochs,
     HeadPool,
     Here,
     MomentsOnly,
+    PartialChannels,
     Patience,
     Resolution,
     RetainImages,
@@ -30,10 +32,11 @@ from clients.cli.options import (
     TasteCandidates,
     TasteShare,
     TransferModeOption,
+    VariantOption,
     resolve_source,
     search_space,
 )
-from clients.resources import TransferMode
+from clients.resources import TransferMode, Variant
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -59,6 +62,7 @@ def stream(
     stem_stride: StemStride = 0,
     head_pool: HeadPool = 0,
     resolution: Resolution = 0,
+    partial_channels: PartialChannels = 0,
     source: Source = "auto",
     transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
     epochs: Epochs = 0,
@@ -67,6 +71,8 @@ def stream(
     batch_size: BatchSize = 0,
     taste_share: TasteShare = 0.0,
     taste_candidates: TasteCandidates = 0,
+    variant: VariantOption = Variant.UNSPECIFIED,
+    drop_at: DropAt = None,
     seed: Seed = 0,
     here: Here = False,
     device: Device = "auto",
@@ -103,6 +109,7 @@ def stream(
         "stem_stride": stem_stride,
         "head_pool": head_pool,
         "resolution": resolution,
+        "partial_channels": partial_channels,
     }
     with connect(context) as client:
         options = StreamOptions(
@@ -116,6 +123,8 @@ def stream(
             child_epochs=child_epochs,
             taste_share=taste_share,
             taste_candidates=taste_candidates,
+            variant=variant,
+            drop_shares=tuple(drop_at or ()),
             here=here,
             device=device,
             retain_images=retain_images,

@@ -94,6 +94,8 @@ def job_params(job: SearchJob) -> list[Param]:
         "source_version": spec.source_version,
         "transfer_mode": spec.transfer_mode.value,
         "executor": spec.executor.value,
+        "variant": spec.variant.value,
+        "drop_shares": ",".join(str(share) for share in spec.drop_shares),
         "seed": spec.seed,
         **{name: getattr(spec, name) or "recipe" for name in _RECIPE_FIELDS},
         **_space_params(spec.search_space),
