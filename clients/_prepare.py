@@ -115,7 +115,7 @@ def supernet_name(name: str) -> str:
 def find_variant(name: Variant | str) -> Variant:
     """The variant that a user means by `darts-2nd`, `DARTS_2ND` or the member itself. Raises InvalidArgument."""
     try:
-        return Variant(name.upper().replace("-", "_"))
+        return Variant(name.upper().replace("-", "_") or "UNSPECIFIED")
     except ValueError:
         known = ", ".join(variant.recipe_name for variant in Variant if variant.recipe_name)
         raise InvalidArgument(

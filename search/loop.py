@@ -308,6 +308,7 @@ class Loop:
         self._train_batches.load_state(state["train_batches"])
         self._val_batches.load_state(state["val_batches"])
         self.steps, self.epoch = state["steps"], state["epoch"]
+        self._held_batch = None
         self.best = None if state["best"] is None else Score(*state["best"])
         self._best_tensors = {name: tensor.to(self.data.device) for name, tensor in state["best_tensors"].items()}
         self._best_kept = {kind: mask.to(self.data.device) for kind, mask in state["best_kept"].items()}

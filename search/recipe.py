@@ -51,6 +51,7 @@ class Recipe:
 
     # Search: variant of DARTS, and what only one of them reads (defaults of its paper)
     variant: VariantName = "darts"
+    curvature: Literal["difference", "exact"] = "difference"  # darts-2nd: how its second term is computed
     perturbation: float = 0.03  # smooth-darts: largest change of a mixture weight, reached at the end of the search
     perturbation_steps: int = 7  # smooth-darts-adv: steps of gradient ascent
     alpha_rest: float = 0.3  # pc-darts: share of the search in which α rests (15 of 50 epochs)
@@ -118,6 +119,10 @@ class Recipe:
         if self.variant not in VARIANTS:
             raise InvalidArgument(
                 f"Unknown variant {self.variant!r}.", remedy=f"Use one of {', '.join(VARIANTS)}.", field="variant"
+            )
+        if self.curvature not in ("difference", "exact"):
+            raise InvalidArgument(
+                f"Unknown curvature {self.curvature!r}.", remedy="Use difference or exact.", field="curvature"
             )
         if not all(0.0 <= share <= 1.0 for share in self.drop_shares):
             raise InvalidArgument(

@@ -19,6 +19,11 @@ SPACES = {
     "darts": make_space("darts", channels=4, cells=3, nodes=2),
     "darts, affine, odd sides": make_space("darts", channels=4, cells=3, nodes=2, affine_batch_norm=True),
 }
+PARTIAL = {
+    "nas-bench-201, half of the channels": make_space(channels=4, partial_channels=2),
+    "darts, a quarter": make_space("darts", channels=8, cells=3, nodes=2, partial_channels=4),
+    "darts, a quarter, odd sides": make_space("darts", channels=8, cells=3, nodes=3, partial_channels=4),
+}
 
 
 def make_supernet(space, n_classes=3, alpha_scale=1.0):
@@ -30,12 +35,16 @@ def some_images(side=16, count=4):
     return torch.randn(count, 3, side, side, generator=make_generator(1, "images"), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [*SPACES, *PARTIAL])
 def test_logits_and_gradients_equal_the_textbook_mixture(name):
-    network, images = make_supernet(SPACES[name]), some_images(18 if "odd" in name else 16)
+    """With partial channels joined, weighed and shuffled on every edge, as the paper has it: gradients reach β, too."""
+    network, images = make_supernet((SPACES | PARTIAL)[name]), some_images(18 if "odd" in name else 16)
+    with torch.no_grad():
+        for beta in network.betas.values():
+            beta.normal_(generator=make_generator(3, "beta"))
     labels = torch.arange(4) % 3
     logits = network(images)
-    expected = reference_logits(network, images, network.mixture())
+    expected = reference_logits(network, images, network.operation_weights())
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
     parameters = list(network.parameters())
@@ -75,6 +84,55 @@ def test_a_supernet_with_one_hot_mixture_is_the_discrete_network(name):
     for network in (supernet, child):
         network.set_norm_mode("eval")
     torch.testing.assert_close(child(images), supernet(images, mixture))
+
+
+def test_all_channels_in_the_mixture_is_the_plain_supernet():
+    """K = 1 adds nothing: the same tensors, the same id."""
+    space = make_space(channels=4)
+    plain, partial = (make_supernet(s) for s in (space, make_space(channels=4, partial_channels=1)))
+    assert partial.space.id == space.id
+    assert set(plain.state_dict()) == set(partial.state_dict())
+    assert torch.equal(plain(some_images()), partial(some_images()))
+
+
+def test_uniform_beta_weighs_the_edges_of_a_node_equally():
+    network = make_supernet(PARTIAL["darts, a quarter"])
+    weights = network.edge_weights()["normal"]
+    torch.testing.assert_close(weights, torch.tensor([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3]).double())
+    torch.testing.assert_close(network.mixture()["normal"].sum(dim=1), weights)
+
+
+def test_every_architecture_parameter_and_operation_of_a_partial_supernet_gets_a_gradient():
+    network = make_supernet(PARTIAL["darts, a quarter"])
+    loss = F.cross_entropy(network(some_images()), torch.arange(4) % 3)
+    for name, gradient in zip(
+        dict(network.named_parameters()), torch.autograd.grad(loss, list(network.parameters())), strict=True
+    ):
+        assert gradient.abs().sum() > 0.0, name
+
+
+def test_the_genotype_follows_beta_times_alpha():
+    """The third edge of a node has the strongest operation and by far the weakest β."""
+    network = make_supernet(PARTIAL["darts, a quarter"], alpha_scale=0.0)
+    column = network.space.operations.index("sep_conv_3x3")
+    with torch.no_grad():
+        network.alphas["normal"][2:, column] = torch.tensor([1.0, 1.1, 3.0])
+    assert [source for _, source in network.derive()["normal"][1]] == [1, 2]
+    with torch.no_grad():
+        network.betas["normal"][4] = -5.0
+    assert [source for _, source in network.derive()["normal"][1]] == [0, 1]
+
+
+def test_a_child_of_a_partial_supernet_has_all_channels_and_inherits_what_fits():
+    from search.child import inherit
+
+    supernet = make_supernet(PARTIAL["darts, a quarter"])
+    child = Network(supernet.space, 3, generator=make_generator(2, "child"), genotype=supernet.derive()).double()
+    names = inherit(child, supernet.state_dict())
+    assert "stem.0.weight" in names
+    assert not any(".edges." in name and "pointwise" in name for name in names)
+    assert child(some_images()).shape == (4, 3)
+    assert not [name for name in child.state_dict() if name.startswith(("alphas", "betas"))]
 
 
 def test_equal_generators_give_equal_networks_and_leave_torchs_own_alone():
