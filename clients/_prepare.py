@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.errors import EncoderMismatch, InvalidArgument
+from clients.errors import EncoderMismatch
 from clients.resources import (
     Dataset,
     Encoder,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Space",
     "dataset_record",
-    "find_variant",
     "local_encoder",
     "search_spec",
     "sketch_bytes",
@@ -112,17 +111,6 @@ def supernet_name(name: str) -> str:
     return name if name.startswith("supernets/") else f"supernets/{name}"
 
 
-def find_variant(name: Variant | str) -> Variant:
-    """The variant that a user means by `darts-2nd`, `DARTS_2ND` or the member itself. Raises InvalidArgument."""
-    try:
-        return Variant(name.upper().replace("-", "_") or "UNSPECIFIED")
-    except ValueError:
-        known = ", ".join(variant.recipe_name for variant in Variant if variant.recipe_name)
-        raise InvalidArgument(
-            f"Unknown variant {name[:200]!r}.", remedy=f"Use one of {known}.", field="variant"
-        ) from None
-
-
 def search_spec(
     space: Space | None,
     source: str,
@@ -156,7 +144,7 @@ def search_spec(
         child_epochs=child_epochs,
         taste_share=taste_share,
         taste_candidates=taste_candidates,
-        variant=find_variant(variant),
+        variant=Variant.named(variant),
         drop_shares=tuple(drop_shares),
         executor=Executor.CALLER if here else Executor.POOL,
     )

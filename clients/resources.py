@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from search.errors import InvalidArgument
+
 __all__ = [
     "AbandonOutcome",
     "ClassCoupling",
@@ -100,6 +102,17 @@ class Variant(StrEnum):
     def recipe_name(self) -> str:
         """As `search.recipe` calls it, `darts-2nd`; empty if unspecified."""
         return "" if self is Variant.UNSPECIFIED else self.value.lower().replace("_", "-")
+
+    @classmethod
+    def named(cls, name: str) -> Variant:
+        """What a user means by `darts-2nd`, `DARTS_2ND` or the member itself. Raises InvalidArgument."""
+        try:
+            return cls(name.upper().replace("-", "_") or "UNSPECIFIED")
+        except ValueError:
+            known = ", ".join(variant.recipe_name for variant in cls if variant.recipe_name)
+            raise InvalidArgument(
+                f"Unknown variant {name[:200]!r}.", remedy=f"Use one of {known}.", field="variant"
+            ) from None
 
 
 class ParentRole(StrEnum):

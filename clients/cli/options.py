@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients._prepare import find_variant
 from clients.cli import names
 from clients.resources import TransferMode, Variant
+from search.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -101,10 +101,19 @@ TransferModeOption = Annotated[
         rich_help_panel=_RECIPE_PANEL,
     ),
 ]
+
+
+def _variant(text: str) -> Variant:
+    try:
+        return Variant.named(text)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 VariantOption = Annotated[
     Variant,
     typer.Option(
-        parser=find_variant,
+        parser=_variant,
         metavar="VARIANT",
         show_default="darts",
         help="Variant of DARTS: darts, darts-2nd, smooth-darts-rs, smooth-darts-adv, pc-darts or drnas.",

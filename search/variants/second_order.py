@@ -110,8 +110,8 @@ def _curvature(loop: Bilevel, train: Batch, v: tuple[Tensor, ...], radius: float
 def _exact_curvature(loop: Bilevel, train: Batch, v: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """∂²_{α,w} L_train · v = ∂_α (∂_w L_train · v), v held constant."""
     loss = loop.train_loss(train)
-    gradients = torch.autograd.grad(loss, loop.weights, create_graph=True, allow_unused=True)
-    product = torch.stack([(g * part).sum() for g, part in zip(gradients, v, strict=True) if g is not None]).sum()
+    gradients = _filled(torch.autograd.grad(loss, loop.weights, create_graph=True, allow_unused=True), loop.weights)
+    product = torch.stack([(g * part).sum() for g, part in zip(gradients, v, strict=True)]).sum()
     return tuple(_filled(torch.autograd.grad(product, loop.architecture, allow_unused=True), loop.architecture))
 
 

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
 from clients import resources
-from clients._prepare import find_variant
 from clients.convert import from_proto, to_proto
 from search.errors import InvalidArgument
 from search.recipe import VARIANTS
@@ -137,10 +136,11 @@ def test_every_variant_of_the_recipe_has_a_member_and_is_found_by_its_name() -> 
     """`darts-2nd` in a recipe and on the command line is DARTS_2ND on the wire."""
     named = [variant.recipe_name for variant in resources.Variant if variant is not resources.Variant.UNSPECIFIED]
     assert named == list(VARIANTS)
-    assert [find_variant(name).recipe_name for name in VARIANTS] == list(VARIANTS)
-    assert find_variant("").recipe_name == find_variant(resources.Variant.UNSPECIFIED).recipe_name == ""
+    assert [resources.Variant.named(name).recipe_name for name in VARIANTS] == list(VARIANTS)
+    assert resources.Variant.named("") is resources.Variant.named("UNSPECIFIED") is resources.Variant.UNSPECIFIED
+    assert resources.Variant.UNSPECIFIED.recipe_name == ""
     with pytest.raises(InvalidArgument, match="nas-net") as caught:
-        find_variant("nas-net")
+        resources.Variant.named("nas-net")
     assert "darts-2nd" in caught.value.remedy
 
 
