@@ -11,7 +11,7 @@ a weight. Neither knows of the clipping of gradients. The training batch is the 
 
 A ReLU that opens between w⁻ and w⁺ is seen by the difference and not by the derivative. In the compact space that is
 most of it: early in a search of `print_greek` the paper's difference was wrong by more than the whole second term.
-`Recipe.curvature = "exact"` differentiates twice instead, for about the same time.
+`Recipe.curvature = "exact"` differentiates twice instead, at a higher price.
 
 Differences of gradients at points so near drown in bfloat16: nothing here runs under autocast.
 """
