@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from search.data import make_generator
-from search.operations import BatchNorm
+from search.operations import BatchNorm, FactorizedReduce
 from search.spaces import family_of, make_space
 from search.supernet import Network, alpha_entropy, skip_count
 from tests.search.reference import reference_logits
@@ -133,6 +133,24 @@ def test_a_child_of_a_partial_supernet_has_all_channels_and_inherits_what_fits()
     assert not any(".edges." in name and "pointwise" in name for name in names)
     assert child(some_images()).shape == (4, 3)
     assert not [name for name in child.state_dict() if name.startswith(("alphas", "betas"))]
+
+
+def test_a_factorised_reduction_of_few_channels_has_the_gradient_of_the_strided_convolution():
+    """In float32 and channels_last, where oneDNN's own gradient of the strided one writes past its buffer."""
+    reduce = FactorizedReduce(4, 4, affine=False).to(memory_format=torch.channels_last)
+    for side in (16, 17):
+        x = torch.randn(16, 4, side, side, generator=make_generator(side, "x"))
+        weights = [reduce.conv_even.weight, reduce.conv_odd.weight]
+        y = reduce(x.contiguous(memory_format=torch.channels_last))
+        odd = F.pad(x[:, :, 1:, 1:], (0, side % 2, 0, side % 2))
+        # In float64 oneDNN has no part.
+        inputs = zip((x, odd), weights, strict=True)
+        plain = torch.cat([F.conv2d(part.double(), weight.double(), stride=2) for part, weight in inputs], dim=1)
+        expected = F.batch_norm(plain, None, None, training=True)
+        slopes = torch.randn(y.shape, generator=make_generator(1, "slopes"))
+        found, wanted = ((out * slopes).sum() for out in (y, expected))
+        for a, b in zip(torch.autograd.grad(found, weights), torch.autograd.grad(wanted, weights), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_equal_generators_give_equal_networks_and_leave_torchs_own_alone():
