@@ -48,6 +48,7 @@ from clients.resources import (
     TasteResult,
     TransferMode,
     Upload,
+    Variant,
 )
 from search.errors import (
     AlreadyExists,
@@ -182,6 +183,7 @@ __all__ = [
     "UnsafeWeights",
     "Upload",
     "UploadIncomplete",
+    "Variant",
     "WeightsTooLarge",
     "WrongOffset",
 ]

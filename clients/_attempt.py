@@ -89,6 +89,8 @@ class Attempt:
             taste_candidates=spec.taste_candidates,
             derivation="" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value.lower(),
             derivation_steps=spec.derivation_steps,
+            variant=spec.variant.recipe_name,
+            drop_shares=spec.drop_shares,
         )
         data = self._images() if dataset is None else self._checked(dataset)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from clients.resources import (
     SourcePolicy,
     SpaceDescriptor,
     TransferMode,
+    Variant,
 )
 from search.spaces import SearchSpace, make_space
 
@@ -101,6 +103,7 @@ def space_descriptor(space: Space | None) -> SpaceDescriptor | None:
         resolution=built.resolution,
         affine_batch_norm=built.affine_batch_norm,
         id=built.id,
+        partial_channels=built.partial_channels,
     )
 
 
@@ -123,9 +126,14 @@ def search_spec(
     taste_candidates: int,
     derivation: Derivation | str,
     derivation_steps: int,
+    variant: Variant | str,
+    drop_shares: Sequence[float],
     here: bool,
 ) -> SearchSpec:
-    """The spec of a job from a user's options; zeros leave the choice to the server and the recipe."""
+    """The spec of a job from a user's options; zeros leave the choice to the server and the recipe.
+
+    Raises InvalidArgument for an unknown variant, InvalidSearchSpace.
+    """
     policy = {"auto": SourcePolicy.AUTO, "scratch": SourcePolicy.SCRATCH}.get(source.lower(), SourcePolicy.VERSION)
     return SearchSpec(
         search_space=space_descriptor(space),
@@ -139,6 +147,8 @@ def search_spec(
         child_epochs=child_epochs,
         taste_share=taste_share,
         taste_candidates=taste_candidates,
+        variant=Variant.named(variant),
+        drop_shares=tuple(drop_shares),
         executor=Executor.CALLER if here else Executor.POOL,
         derivation=Derivation(derivation.upper()),
         derivation_steps=derivation_steps,

@@ -41,6 +41,7 @@ from clients.resources import (
     Supernet,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 
 if TYPE_CHECKING:
@@ -359,6 +360,8 @@ class AsyncRegistryClient:
         taste_candidates: int = 0,
         derivation: Derivation | str = Derivation.UNSPECIFIED,
         derivation_steps: int = 0,
+        variant: Variant | str = Variant.UNSPECIFIED,
+        drop_shares: Sequence[float] = (),
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -381,6 +384,8 @@ class AsyncRegistryClient:
             taste_candidates=taste_candidates,
             derivation=derivation,
             derivation_steps=derivation_steps,
+            variant=variant,
+            drop_shares=drop_shares,
             here=here,
         )
         registered = await self.register_dataset(

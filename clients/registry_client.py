@@ -36,6 +36,7 @@ from clients.resources import (
     Supernet,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 
 if TYPE_CHECKING:
@@ -461,6 +462,8 @@ class RegistryClient:
         taste_candidates: int = 0,
         derivation: Derivation | str = Derivation.UNSPECIFIED,
         derivation_steps: int = 0,
+        variant: Variant | str = Variant.UNSPECIFIED,
+        drop_shares: Sequence[float] = (),
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -482,6 +485,8 @@ class RegistryClient:
                 Negative `child_epochs`: no child network.
             derivation: how the architecture is chosen, "argmax" or "perturbation"; see `search.perturbation`.
             derivation_steps: with perturbation, weight steps of fine-tuning after every decision.
+            variant: of DARTS, such as "darts-2nd"; unspecified for the first-order one.
+            drop_shares: shares of the search, in [0, 1], at which every edge loses its weakest operation.
             seed: of every random choice.
             stream, stream_step: the task stream that the job belongs to, and its place in it.
             labels: free labels of the job.
@@ -503,6 +508,8 @@ class RegistryClient:
             taste_candidates=taste_candidates,
             derivation=derivation,
             derivation_steps=derivation_steps,
+            variant=variant,
+            drop_shares=drop_shares,
             here=here,
         )
         registered = self.register_dataset(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from search.errors import InvalidArgument
+
 __all__ = [
     "AbandonOutcome",
     "ClassCoupling",
@@ -48,6 +50,7 @@ __all__ = [
     "TasteResult",
     "TransferMode",
     "Upload",
+    "Variant",
 ]
 
 
@@ -93,6 +96,32 @@ class Derivation(StrEnum):
     PERTURBATION = "PERTURBATION"
 
 
+class Variant(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    DARTS = "DARTS"
+    DARTS_2ND = "DARTS_2ND"
+    SMOOTH_DARTS_RS = "SMOOTH_DARTS_RS"
+    SMOOTH_DARTS_ADV = "SMOOTH_DARTS_ADV"
+    PC_DARTS = "PC_DARTS"
+    DRNAS = "DRNAS"
+
+    @property
+    def recipe_name(self) -> str:
+        """As `search.recipe` calls it, `darts-2nd`; empty if unspecified."""
+        return "" if self is Variant.UNSPECIFIED else self.value.lower().replace("_", "-")
+
+    @classmethod
+    def named(cls, name: str) -> Variant:
+        """What a user means by `darts-2nd`, `DARTS_2ND` or the member itself. Raises InvalidArgument."""
+        try:
+            return cls(name.upper().replace("-", "_") or "UNSPECIFIED")
+        except ValueError:
+            known = ", ".join(variant.recipe_name for variant in cls if variant.recipe_name)
+            raise InvalidArgument(
+                f"Unknown variant {name[:200]!r}.", remedy=f"Use one of {known}.", field="variant"
+            ) from None
+
+
 class ParentRole(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     SOURCE = "SOURCE"
@@ -135,6 +164,7 @@ class SpaceDescriptor:
     resolution: int = 0
     affine_batch_norm: bool = False
     id: str = ""
+    partial_channels: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +369,8 @@ class SearchSpec:
     executor: Executor = Executor.UNSPECIFIED
     derivation: Derivation = Derivation.UNSPECIFIED
     derivation_steps: int = 0
+    variant: Variant = Variant.UNSPECIFIED
+    drop_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

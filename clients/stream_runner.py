@@ -37,6 +37,7 @@ from clients.resources import (
     SourceDecision,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 from clients.stream_results import StreamResult, StreamRow
 from clients.streams import Experience, TaskStream
@@ -66,6 +67,8 @@ class StreamOptions:
     taste_candidates: int = 0
     derivation: Derivation = Derivation.UNSPECIFIED
     derivation_steps: int = 0
+    variant: Variant = Variant.UNSPECIFIED
+    drop_shares: tuple[float, ...] = ()
     here: bool = False  # run the searches in this process; images stay on this machine
     device: str = "auto"  # for `here` and `evaluate`
     retain_images: bool = False
@@ -88,6 +91,8 @@ class StreamOptions:
             taste_candidates=self.taste_candidates,
             derivation=self.derivation,
             derivation_steps=self.derivation_steps,
+            variant=self.variant,
+            drop_shares=self.drop_shares,
             here=self.here,
         )
 

@@ -35,7 +35,7 @@ def derive_child(
     With `recipe.child_channels` it has that width instead of the supernet's; nothing can be inherited then.
     """
     child = make_child(supernet, genotype, recipe, generator=generator).to(data.device)
-    if child.space == supernet.space:
+    if child.space.channels == supernet.space.channels:
         inherit(child, supernet.state_dict())
     fit_head(child, data, recipe)
     return child
@@ -43,17 +43,21 @@ def derive_child(
 
 def make_child(supernet: Network, genotype: Genotype, recipe: Recipe, *, generator: torch.Generator) -> Network:
     """An architecture of a supernet with fresh weights."""
-    space = replace(supernet.space, channels=recipe.child_channels or supernet.space.channels)
+    space = supernet.space
+    if recipe.child_channels:
+        # A discrete network has no partial channels whatever its space says, and not every width could be divided.
+        space = replace(space, channels=recipe.child_channels, partial_channels=1)
     return Network(space, supernet.n_classes, generator=generator, genotype=genotype)
 
 
 def inherit(child: Network, supernet: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Copy every tensor that the supernet has under the child's name; returns the names.
+    """Copy every tensor that the supernet has under the child's name and in its shape; returns the names.
 
-    What is left (scale and shift of BatchNorm, where the supernet has none) stays 1 and 0, which changes nothing.
+    Operations of a supernet with partial channels are narrower than the child's: those begin afresh. BatchNorm's scale
+    and shift, where the supernet has none, stay 1 and 0, which changes nothing.
     """
     own = child.state_dict()
-    names = tuple(name for name in own if name in supernet)
+    names = tuple(name for name in own if name in supernet and own[name].shape == supernet[name].shape)
     with torch.no_grad():
         for name in names:
             own[name].copy_(supernet[name])

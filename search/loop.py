@@ -1,13 +1,15 @@
-"""The training loop: first-order bilevel DARTS, and with α left out the training of a discrete network.
+"""The training loop: bilevel DARTS, and with α left out the training of a discrete network.
 
-One step of the search (DARTS, algorithm 1 with ξ = 0):
+One step of the search (DARTS, algorithm 1):
 
     1. update α by descending    ∇_α L_val(w, α)      on a batch of the validation split, which stands for the
                                                        held-out half of the training set in the paper
     2. update w by descending    ∇_w L_train(w, α)    on an augmented batch of the training split
 
-Each pass computes only the gradients that it needs. The validation split therefore steers α (a few dozen numbers) and
-picks the best epoch; the test split is seen once, at the very end, by the pipeline.
+That is first-order DARTS. Another gradient in 1 and another mixture in 2 are what the variants differ in; they are the
+recipe's strategy (`search.variants`), and all the rest is the same for them. Each pass computes only the gradients that
+it needs. The validation split therefore steers α (a few dozen numbers) and picks the best epoch; the test split is seen
+once, at the very end, by the pipeline.
 
 Everything that the future depends on is in `state()`: with it a search goes on bit for bit (on a CPU).
 """
@@ -25,11 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.data import Augmentation, Batches, Data, TensorSplit
+from search.dropping import drop_weakest
 from search.errors import SearchCancelled, SearchDiverged
 from search.evaluation import Score, autocast, evaluate
 from search.recipe import Recipe
 from search.results import Epoch
-from search.supernet import Network, alpha_entropy, skip_count
+from search.supernet import Kept, Mixture, Network, alpha_entropy, skip_count
+from search.variants import Batch, Darts, make_variant
 
 __all__ = ["Loop", "Plan"]
 
@@ -76,15 +80,17 @@ class Loop:
         self._augment = Augmentation.of(recipe)
         self._train_batches = Batches(len(data.train), recipe.batch_size, generator)
         self._val_batches = Batches(len(data.val), recipe.batch_size, generator)
-        self._weights = network.weights()
-        self._alphas = list(network.alphas.values())
-        self._weight_optimizer = _weight_optimizer(self._weights, recipe, plan)
+        self._held_batch: Batch | None = None  # drawn for an α step, to be used by the weight step that follows
+        self._variant = make_variant(network, recipe, generator) if plan.search_alphas else Darts(network, recipe)
+        self.weights = network.weights()
+        self.architecture = network.architecture()
+        self.weight_optimizer = _weight_optimizer(self.weights, recipe, plan)
         self._alpha_optimizer = (
             torch.optim.Adam(
-                self._alphas,
+                self.architecture,
                 lr=recipe.alpha_learning_rate,
                 betas=recipe.alpha_betas,
-                weight_decay=recipe.alpha_weight_decay,
+                weight_decay=recipe.alpha_weight_decay if self._variant.decays_alpha else 0.0,
             )
             if plan.search_alphas
             else None
@@ -93,6 +99,8 @@ class Loop:
         self.epoch = 0  # epochs completed
         self.best: Score | None = None
         self._best_tensors: dict[str, Tensor] = {}
+        self._best_kept: Kept = {}
+        self._drops = 0  # rounds of dropped operations
         self._peak = (_HUGE, -1.0)  # least loss and highest accuracy of all trained epochs
         self._epochs_without_progress = 0
 
@@ -135,7 +143,7 @@ class Loop:
             val_accuracy=score.accuracy,
             alpha_entropy=alpha_entropy(self.network.alpha_arrays()),
             skip_count=skip_count(genotype or {}),
-            learning_rate=self._learning_rate(),
+            learning_rate=self.learning_rate(),
             seconds=time.monotonic() - began,
         )
 
@@ -148,8 +156,10 @@ class Loop:
                 raise SearchCancelled(
                     "The search was cancelled.", remedy="Start it again to go on from its checkpoint."
                 )
-            if self._alpha_optimizer is not None and self.steps % self.recipe.alpha_every == 0:
-                self._alpha_step(self._alpha_optimizer)
+            if self._alpha_optimizer is not None:
+                self._drop_operations()
+                if self.steps % self.recipe.alpha_every == 0:
+                    self._alpha_step(self._alpha_optimizer)
             totals += self._weight_step()
             self.steps += 1
         loss, hits, images = totals.tolist()
@@ -171,6 +181,7 @@ class Loop:
         if score.beats(self.best):
             self.best = score
             self._best_tensors = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            self._best_kept = dict(self.network.kept)
 
     def _note_progress(self, score: Score) -> None:
         """Count epochs without progress, among trained epochs only: on a hard task the first steps fall below the
@@ -185,35 +196,67 @@ class Loop:
         self.plan = replace(self.plan, epochs=epochs, learning_rate=learning_rate)
 
     def restore_best(self) -> Score:
-        """Put the network into its best state; the score that it had there."""
+        """Put the network into its best state; the score that it had there.
+
+        The state is settled: what the variant made of α, and what was dropped, is written into α.
+        """
         if self.best is None:
             self.evaluate()
         assert self.best is not None
         self.network.load_state_dict(self._best_tensors)
+        self.network.keep(self._best_kept)
+        self.network.settle()
         return self.best
 
+    @property
+    def share(self) -> float:
+        """Steps done, as a share of all that are planned."""
+        return min(1.0, self.steps / max(1, self.plan.epochs * self.steps_per_epoch))
+
+    def train_batch(self) -> Batch:
+        """The augmented images that the next weight step will see: the same at every call before it."""
+        if self._held_batch is None:
+            images, labels = self._batch(self.data.train, self._train_batches)
+            self._held_batch = self._augment(images, self._generator), labels
+        return self._held_batch
+
+    def train_loss(self, batch: Batch, mixture: Mixture | None = None) -> Tensor:
+        """What a weight step descends."""
+        images, labels = batch
+        return F.cross_entropy(self.network(images, mixture), labels, label_smoothing=self.plan.label_smoothing)
+
+    def val_loss(self, batch: Batch, mixture: Mixture | None = None) -> Tensor:
+        """What an α step descends."""
+        images, labels = batch
+        return F.cross_entropy(self.network(images, mixture), labels)
+
+    def _drop_operations(self) -> None:
+        """Drop as many rounds of operations as are due by now."""
+        while self._drops < sum(share <= self.share for share in self.recipe.drop_shares):
+            self.network.keep(drop_weakest(self.network))
+            self._drops += 1
+
     def _alpha_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Descend ∇_α of the validation loss; clean images, as they are all that α is judged by."""
-        images, labels = self._batch(self.data.val, self._val_batches)
-        with autocast(self.data.device):
-            loss = F.cross_entropy(self.network(images), labels)
-        _set_gradients(self._alphas, torch.autograd.grad(loss, self._alphas))
+        """Descend α's gradient; clean images, as they are all that α is judged by."""
+        if self._variant.rests(self):
+            return
+        batch = self._batch(self.data.val, self._val_batches)
+        _set_gradients(self.architecture, self._variant.alpha_gradients(self, batch))
         optimizer.step()
 
     def _weight_step(self) -> Tensor:
         """Descend ∇_w of the training loss; summed loss, hits and images, (3,)."""
-        _set_learning_rate(self._weight_optimizer, self._learning_rate())
-        images, labels = self._batch(self.data.train, self._train_batches)
-        images = self._augment(images, self._generator)
-        with torch.no_grad():
-            mixture = self.network.current_mixture()
+        _set_learning_rate(self.weight_optimizer, self.learning_rate())
+        images, labels = batch = self.train_batch()
+        self._held_batch = None
+        mixture = self._variant.weight_mixture(self, batch)
         with autocast(self.data.device):
             logits = self.network(images, mixture)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.label_smoothing)
-        _set_gradients(self._weights, torch.autograd.grad(loss, self._weights, allow_unused=True))
+        _set_gradients(self.weights, torch.autograd.grad(loss, self.weights, allow_unused=True))
         if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self._weights, self.recipe.clip_norm)
-        self._weight_optimizer.step()
+            nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
+        self.weight_optimizer.step()
         hits = (logits.detach().argmax(dim=1) == labels).sum()
         return torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))]).float()
 
@@ -222,19 +265,21 @@ class Loop:
         indices = batches.draw().to(self.data.device)
         return self.data.normalisation(split.images[indices]), split.labels[indices]
 
-    def _learning_rate(self) -> float:
+    def learning_rate(self) -> float:
         """Cosine from the plan's first rate to the recipe's last, over all epochs, after a linear warm-up."""
         if self.steps < self.recipe.warmup_steps:
             return self.plan.learning_rate * (self.steps + 1) / (self.recipe.warmup_steps + 1)
-        share = min(1.0, self.steps / max(1, self.plan.epochs * self.steps_per_epoch))
         low = min(self.recipe.learning_rate_min, self.plan.learning_rate)
-        return low + (self.plan.learning_rate - low) * 0.5 * (1.0 + math.cos(math.pi * share))
+        return low + (self.plan.learning_rate - low) * 0.5 * (1.0 + math.cos(math.pi * self.share))
 
     def state(self) -> dict[str, Any]:
         """A tree of tensors and JSON values from which `load_state` goes on exactly."""
         return {
             "network": dict(self.network.state_dict()),
-            "weight_optimizer": _optimizer_state(self._weight_optimizer),
+            "kept": dict(self.network.kept),
+            "drops": self._drops,
+            "variant": self._variant.state(),
+            "weight_optimizer": _optimizer_state(self.weight_optimizer),
             "alpha_optimizer": None if self._alpha_optimizer is None else _optimizer_state(self._alpha_optimizer),
             "generator": self._generator.get_state(),
             "train_batches": self._train_batches.state(),
@@ -244,6 +289,7 @@ class Loop:
             "epoch": self.epoch,
             "best": None if self.best is None else [self.best.loss, self.best.accuracy],
             "best_tensors": self._best_tensors,
+            "best_kept": dict(self._best_kept),
             "peak": list(self._peak),
             "epochs_without_progress": self._epochs_without_progress,
         }
@@ -252,15 +298,20 @@ class Loop:
         """Go on where `state` was taken, with the same data and recipe."""
         self.plan = replace(self.plan, **state["schedule"])
         self.network.load_state_dict(state["network"])
-        _load_optimizer_state(self._weight_optimizer, state["weight_optimizer"])
+        self.network.keep(state["kept"])
+        self._drops = state["drops"]
+        self._variant.load_state(state["variant"])
+        _load_optimizer_state(self.weight_optimizer, state["weight_optimizer"])
         if self._alpha_optimizer is not None:
             _load_optimizer_state(self._alpha_optimizer, state["alpha_optimizer"])
         self._generator.set_state(state["generator"])
         self._train_batches.load_state(state["train_batches"])
         self._val_batches.load_state(state["val_batches"])
         self.steps, self.epoch = state["steps"], state["epoch"]
+        self._held_batch = None
         self.best = None if state["best"] is None else Score(*state["best"])
         self._best_tensors = {name: tensor.to(self.data.device) for name, tensor in state["best_tensors"].items()}
+        self._best_kept = {kind: mask.to(self.data.device) for kind, mask in state["best_kept"].items()}
         self._peak = (state["peak"][0], state["peak"][1])
         self._epochs_without_progress = state["epochs_without_progress"]
 

@@ -191,19 +191,23 @@ class ReluConvNorm(Operation):
 
 
 class FactorizedReduce(Operation):
-    """ReLU and two 1×1 convolutions of stride 2, the second shifted by a pixel, side by side; BatchNorm."""
+    """ReLU and two 1×1 convolutions of stride 2, the second shifted by a pixel, side by side; BatchNorm.
+
+    Every second pixel is picked before the convolution: oneDNN's gradient of a strided 1×1 convolution in channels_last
+    writes past its buffer when there are few channels (oneDNN issue 6035), and 4 of them crashed the process.
+    """
 
     def __init__(self, channels_in: int, channels: int, *, affine: bool) -> None:
         super().__init__("relu", 2)
-        self.conv_even = nn.Conv2d(channels_in, channels // 2, 1, 2, bias=False)
-        self.conv_odd = nn.Conv2d(channels_in, channels - channels // 2, 1, 2, bias=False)
+        self.conv_even = nn.Conv2d(channels_in, channels // 2, 1, bias=False)
+        self.conv_odd = nn.Conv2d(channels_in, channels - channels // 2, 1, bias=False)
         self.norm = BatchNorm(channels, affine=affine)
 
     def forward(self, shared: Tensor, scale: Tensor | None = None) -> Tensor:
-        odd = shared[:, :, 1:, 1:]
+        even, odd = shared[:, :, ::2, ::2], shared[:, :, 1::2, 1::2]
         # An odd side has one row and column fewer when shifted; zeros keep both halves of one size.
         odd = F.pad(odd, (0, shared.shape[3] % 2, 0, shared.shape[2] % 2))
-        return self.norm.forward(torch.cat([self.conv_even(shared), self.conv_odd(odd)], dim=1), scale)
+        return self.norm.forward(torch.cat([self.conv_even(even), self.conv_odd(odd)], dim=1), scale)
 
 
 class SeparableConv(Operation):

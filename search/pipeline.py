@@ -74,6 +74,7 @@ def run_pipeline(
         SearchDiverged: the loss is no longer finite.
     """
     recipe.check()
+    recipe.check_space(space)
     if transfer_mode not in MODES:
         raise InvalidArgument(f"Unknown transfer mode {transfer_mode!r}.", remedy=f"Use one of {', '.join(MODES)}.")
     run = _Run(dataset, space, recipe, seed, device, listener or Listener())
@@ -264,7 +265,7 @@ class _Run:
             "format": _FORMAT,
             "dataset": self.dataset.digest,
             "space": self.space.id,
-            "recipe": {**asdict(self.recipe), "alpha_betas": list(self.recipe.alpha_betas)},
+            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.recipe).items()},
             "seed": self.seed,
         }
 

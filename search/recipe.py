@@ -8,15 +8,20 @@ epochs on a few hundred small images on a CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from search.errors import InvalidArgument
 from search.spaces import SearchSpace
 
-__all__ = ["DERIVATIONS", "Recipe"]
+__all__ = ["DERIVATIONS", "VARIANTS", "Recipe", "VariantName"]
 
 DERIVATIONS = ("argmax", "perturbation")
 """Ways from a searched supernet to an architecture."""
+
+VariantName = Literal["darts", "darts-2nd", "smooth-darts-rs", "smooth-darts-adv", "pc-darts", "drnas"]
+
+VARIANTS: tuple[VariantName, ...] = get_args(VariantName)
+"""Every variant of DARTS that `search.variants` knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,17 @@ class Recipe:
     alpha_weight_decay: float = 1e-3
     alpha_every: int = 1  # weight steps per α step
     alpha_scale: float = 1e-3  # standard deviation of a fresh α
+
+    # Search: variant of DARTS, and what only one of them reads (defaults of its paper)
+    variant: VariantName = "darts"
+    curvature: Literal["difference", "exact"] = "difference"  # darts-2nd: how its second term is computed
+    perturbation: float = 0.03  # smooth-darts: largest change of a mixture weight, reached at the end of the search
+    perturbation_steps: int = 7  # smooth-darts-adv: steps of gradient ascent
+    alpha_rest: float = 0.3  # pc-darts: share of the search in which α rests (15 of 50 epochs)
+    dirichlet_anchor: float = 1e-3  # drnas: weight of the divergence from the uniform Dirichlet distribution
+
+    # Search: dropping
+    drop_shares: tuple[float, ...] = ()  # shares of the search at which every edge loses its weakest operation
 
     # Augmentation of training batches: light, and none that changes what a glyph means
     crop_padding: int = 2  # shift by up to so many pixels, edges repeated
@@ -105,6 +121,20 @@ class Recipe:
 
     def check(self) -> None:
         """Raise `InvalidArgument` if a value is out of range."""
+        if self.variant not in VARIANTS:
+            raise InvalidArgument(
+                f"Unknown variant {self.variant!r}.", remedy=f"Use one of {', '.join(VARIANTS)}.", field="variant"
+            )
+        if self.curvature not in ("difference", "exact"):
+            raise InvalidArgument(
+                f"Unknown curvature {self.curvature!r}.", remedy="Use difference or exact.", field="curvature"
+            )
+        if not all(0.0 <= share <= 1.0 for share in self.drop_shares):
+            raise InvalidArgument(
+                f"drop_shares={self.drop_shares} are not all between 0 and 1.",
+                remedy="Give shares of the search, such as 0.3 and 0.6.",
+                field="drop_shares",
+            )
         if self.optimizer not in ("sgd", "adamw"):
             raise InvalidArgument(
                 f"Unknown optimiser {self.optimizer!r}.", remedy="Use sgd or adamw.", field="optimizer"
@@ -124,6 +154,15 @@ class Recipe:
                     field=name,
                 )
 
+    def check_space(self, space: SearchSpace, *, field: str = "variant") -> None:
+        """Raise `InvalidArgument` if the variant cannot search this space."""
+        if self.variant == "pc-darts" and space.partial_channels == 1:
+            raise InvalidArgument(
+                "pc-darts needs a search space with partial channels; this one has none.",
+                remedy="Search a space with partial_channels 4 (the paper's), in a supernet of its own.",
+                field=field,
+            )
+
 
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 10_000),
@@ -137,6 +176,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "taste_share": (0.0, 1.0),
     "taste_candidates": (0, 64),
     "alpha_every": (1, 1_000),
+    "perturbation": (0.0, 1.0),
+    "perturbation_steps": (1, 1_000),
+    "alpha_rest": (0.0, 1.0),
+    "dirichlet_anchor": (0.0, 1e3),
     "calibration_images": (2, 10_000_000),
     "eval_batch_size": (1, 65_536),
 }

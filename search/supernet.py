@@ -4,6 +4,10 @@ In a supernet every edge of every cell holds all operations, mixed with softmax(
 
     ō(x) = Σ_o  exp(α_o) / Σ_o' exp(α_o')  ·  o(x)
 
+With `space.partial_channels` K > 1 (PC-DARTS, arXiv:1907.05737) only the first 1/K of a state's channels go through the
+mixture, the others go round it; edges are weighed among those of their node by softmax(β), and the channels of every
+node are shuffled, so that all take part in turn.
+
 In a discrete network (`genotype` given) an edge holds its one operation, unweighted, or nothing. Both name their
 tensors alike (`blocks.3.edges.5.nor_conv_3x3.conv.weight`), so a child network inherits by name.
 
@@ -12,7 +16,7 @@ Legend: B batch, C channels, H and W sides, E edges, O operations, K classes, D 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -34,10 +38,20 @@ from search.operations import (
 from search.spaces import Genotype, SearchSpace, family_of
 from search.spaces.family import Cell, CellKind, PooledConv, Residual
 
-__all__ = ["Mixture", "Network", "Projection", "alpha_entropy", "skip_count"]
+__all__ = ["Kept", "Mixture", "Network", "Projection", "alpha_entropy", "skip_count", "softmax"]
 
 Mixture = Mapping[str, Tensor]
-"""Mixture weights (E, O) of every kind of cell."""
+"""Mixture weights (E, O) of every kind of cell. The sum of a row is the weight of its edge."""
+
+Kept = Mapping[str, Tensor]
+"""Which operations are still computed, (E, O) bool of every kind of cell."""
+
+_LEAST_WEIGHT = 1e-6  # of an operation in α that `settle` writes: no mixture feels it, and it stays finite
+
+
+def softmax(alpha: Tensor) -> Tensor:
+    """Softmax over the operations of every edge: (E, O) -> (E, O)."""
+    return F.softmax(alpha, dim=-1)
 
 
 class Projection:
@@ -134,18 +148,74 @@ class Network(nn.Module):
             for kind, shape in family.alpha_shapes(space).items():
                 self.alphas[kind] = nn.Parameter(torch.empty(shape))
         self.projection: Projection | None = None  # decisions under way, of `search.perturbation`
+        self.betas = nn.ParameterDict()  # (E,) of every kind; only with partial channels
+        if genotype is None and space.partial_channels > 1:
+            for kind, (edges, _) in family.alpha_shapes(space).items():
+                self.betas[kind] = nn.Parameter(torch.zeros(edges))
+        self._edges_of_nodes = {kind.name: _edges_of_nodes(kind) for kind in kinds.values()}
+        self.mixing: Callable[[Tensor], Tensor] = softmax  # from α to weights that sum to 1; see `search.variants`
+        self.kept: Kept = {}  # empty: all operations; see `keep`
         if generator is not None:
             initialise(self, generator, alpha_scale)
         self.to(memory_format=torch.channels_last)
 
     def weights(self) -> list[nn.Parameter]:
-        """All parameters but α."""
-        return [parameter for name, parameter in self.named_parameters() if not name.startswith("alphas.")]
+        """All parameters but α and β."""
+        return [p for name, p in self.named_parameters() if not name.startswith(("alphas.", "betas."))]
+
+    def architecture(self) -> list[nn.Parameter]:
+        """α and, with partial channels, β: what the validation split trains."""
+        return [*self.alphas.values(), *self.betas.values()]
+
+    def operation_weights(self) -> Mixture:
+        """softmax(α) among the operations that are kept, differentiable; every row sums to 1."""
+        return self.among_kept({kind: self.mixing(alpha) for kind, alpha in self.alphas.items()})
+
+    def among_kept(self, operations: Mixture) -> Mixture:
+        """Operation weights with nothing left for dropped operations; every row sums to 1 again."""
+        if not self.kept:
+            return operations
+        masked = {kind: weights * self.kept[kind] for kind, weights in operations.items()}
+        return {kind: weights / weights.sum(dim=-1, keepdim=True) for kind, weights in masked.items()}
+
+    def edge_weights(self) -> Mixture:
+        """softmax(β) among the edges of every node, (E,) of every kind, differentiable; empty without β."""
+        return {
+            kind: torch.cat([F.softmax(part, dim=0) for part in beta.split(self._edges_of_nodes[kind])])
+            for kind, beta in self.betas.items()
+        }
+
+    def weigh_edges(self, operations: Mixture) -> Mixture:
+        """The mixture of given operation weights: times softmax(β), where there is β."""
+        edges = self.edge_weights()
+        return {k: weights * edges[k][:, None] for k, weights in operations.items()} if edges else operations
 
     def mixture(self) -> Mixture:
-        """softmax(α), differentiable; under a projection, what is left of it."""
-        weights = {kind: F.softmax(alpha, dim=-1) for kind, alpha in self.alphas.items()}
-        return weights if self.projection is None else self.projection(weights)
+        """softmax(α), times softmax(β) where there is β; differentiable. Under a projection, what is left of it."""
+        operations = self.operation_weights()
+        return self.weigh_edges(operations if self.projection is None else self.projection(operations))
+
+    def keep(self, kept: Kept) -> None:
+        """Compute only these operations from now on; an empty mapping brings all of them back."""
+        device = self.head.weight.device
+        self.kept = {kind: mask.to(device) for kind, mask in kept.items()}
+        skipped = {kind: frozenset(map(tuple, (~mask).nonzero().tolist())) for kind, mask in kept.items()}
+        for block in self.blocks:
+            if isinstance(block, MixedCell):
+                block.skipped = skipped.get(block.kind.name, frozenset())
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write the weights in force into α, so that plain softmax over all operations gives them.
+
+        Whoever reads a stored supernet need not know by which variant it was searched.
+        """
+        if self.mixing is softmax and not self.kept:
+            return
+        for kind, alpha in self.alpha_arrays().items():
+            self.alphas[kind].copy_(torch.from_numpy(alpha))
+        self.mixing = softmax
+        self.keep({})
 
     def current_mixture(self) -> Mixture | None:
         """`mixture()` of a supernet, None of a discrete network, whose edges are not weighted."""
@@ -180,12 +250,16 @@ class Network(nn.Module):
                     module.batches = 0
 
     def alpha_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """α as arrays (E, O)."""
-        return {kind: alpha.detach().float().cpu().numpy() for kind, alpha in self.alphas.items()}
+        """α as arrays (E, O); whatever the variant and whatever was dropped, their softmax is `operation_weights`."""
+        alphas: Mapping[str, Tensor] = dict(self.alphas.items())
+        if self.mixing is not softmax or self.kept:
+            alphas = {k: weights.clamp(min=_LEAST_WEIGHT).log() for k, weights in self.operation_weights().items()}
+        return {kind: alpha.detach().float().cpu().numpy() for kind, alpha in alphas.items()}
 
     def derive(self) -> Genotype:
-        """The discrete architecture that α prefers."""
-        return family_of(self.space).derive(self.space, self.alpha_arrays())
+        """The discrete architecture that α and β prefer."""
+        edges = {kind: weights.detach().float().cpu().numpy() for kind, weights in self.edge_weights().items()}
+        return family_of(self.space).derive(self.space, self.alpha_arrays(), edges or None)
 
 
 class MixedCell(nn.Module):
@@ -202,14 +276,17 @@ class MixedCell(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = kind
+        self.skipped: frozenset[tuple[int, ...]] = frozenset()  # (row, column) of operations that are not computed
+        self._parts = space.partial_channels if chosen is None else 1  # K
+        self._part = plan.channels // self._parts  # channels of a state that go through the mixture
+        self._strides = tuple(plan.stride if edge.source < kind.inputs else 1 for edge in kind.edges)
         self._column = {name: column for column, name in enumerate(space.operations)}
         self.preprocess = nn.ModuleList(
             _preprocess(how, channels_in, plan.channels, affine=affine)
             for how, channels_in in zip(plan.preprocess, plan.channels_in, strict=True)
         )
         self.edges = nn.ModuleList()
-        for edge in kind.edges:
-            stride = plan.stride if edge.source < kind.inputs else 1
+        for edge, stride in zip(kind.edges, self._strides, strict=True):
             names = [
                 name
                 for name in space.operations
@@ -218,9 +295,7 @@ class MixedCell(nn.Module):
             self.edges.append(
                 nn.ModuleDict(
                     {
-                        name: make_operation(
-                            name, plan.channels, stride, affine=affine, normalise_pools=normalise_pools
-                        )
+                        name: make_operation(name, self._part, stride, affine=affine, normalise_pools=normalise_pools)
                         for name in names
                     }
                 )
@@ -230,21 +305,49 @@ class MixedCell(nn.Module):
         """Inputs (B, C_i, H, W) and mixture (E, O), or None for unweighted edges -> (B, C or nodes·C, H', W')."""
         scales = None if mixture is None else [row.unbind(0) for row in mixture.unbind(0)]  # [E][O] scalars
         states = [module(x) for module, x in zip(self.preprocess, inputs, strict=True)]
-        views = [SharedViews(state) for state in states]
+        views = [SharedViews(self._mixed_part(state)) for state in states]
         row = 0
         for _ in range(self.kind.nodes):
             total: Tensor | None = None
+            first_row = row
             for view in views:
                 for name, module in cast("nn.ModuleDict", self.edges[row]).items():
+                    column = self._column[name]
+                    if (row, column) in self.skipped:
+                        continue
                     operation = cast("Operation", module)
-                    scale = None if scales is None else scales[row][self._column[name]]
+                    scale = None if scales is None else scales[row][column]
                     total = operation.add_to(total, view.get(operation.shared, operation.stride), scale)
                 row += 1
-            # A node whose edges are all `none` is zero.
-            states.append(torch.zeros_like(states[-1]) if total is None else total)
-            views.append(SharedViews(states[-1]))
+            if total is None:  # a node whose edges are all `none` is zero
+                total = torch.zeros_like(self._mixed_part(states[-1]))
+            if self._parts > 1:
+                assert mixture is not None
+                total = self._shuffle_in(total, states, mixture.sum(dim=-1), first_row)
+            states.append(total)
+            views.append(SharedViews(self._mixed_part(total)))
         nodes = states[self.kind.inputs :]
         return nodes[-1] if self.kind.output == "last" else torch.cat(nodes, dim=1)
+
+    def _mixed_part(self, state: Tensor) -> Tensor:
+        """The channels of a state that go through the mixture: (B, C, H, W) -> (B, C/K, H, W)."""
+        return state if self._parts == 1 else state[:, : self._part]
+
+    def _shuffle_in(self, mixed: Tensor, states: list[Tensor], edges: Tensor, first_row: int) -> Tensor:
+        """A node of partial channels: what its mixtures sum to, beside what goes round them, channels shuffled.
+
+        The paper joins and shuffles on every edge; both are linear and the same for all of them, so once a node is
+        enough. `edges`: (all E,) weights; the node's begin at `first_row`.
+        """
+        rest: Tensor | None = None
+        for row, state in enumerate(states, start=first_row):
+            x = state[:, self._part :]
+            if self._strides[row] == 2:
+                x = F.max_pool2d(x, 2, 2, ceil_mode=True)  # an odd side is halved as by the operations
+            scale = edges[row].to(x.dtype)
+            rest = x * scale if rest is None else torch.addcmul(rest, x, scale)
+        assert rest is not None
+        return F.channel_shuffle(torch.cat([mixed, rest], dim=1), self._parts)
 
 
 class ResidualBlock(nn.Module):
@@ -283,6 +386,11 @@ def _preprocess(how: str, channels_in: int, channels: int, *, affine: bool) -> n
             return nn.Sequential(nn.ReLU(), ReluConvNorm(channels_in, channels, 1, 1, affine=affine))
         case _:
             return nn.Sequential(nn.ReLU(), FactorizedReduce(channels_in, channels, affine=affine))
+
+
+def _edges_of_nodes(kind: CellKind) -> list[int]:
+    """How many edges lead to each node."""
+    return [kind.inputs + node for node in range(kind.nodes)]
 
 
 def initialise(network: nn.Module, generator: torch.Generator, alpha_scale: float) -> None:

@@ -166,10 +166,11 @@ class SearchSetup:
 
     def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Start:
         """A loop ready for its first step: fresh or transferred network, head computed from prototypes."""
-        loop = self.bare_loop(warm=source is not None and carries_weights(mode))
+        network = self._fresh_network()
         if source is not None:
-            transfer(loop.network, source, mode)
-            temper(loop.network, self.recipe.entropy_floor)
+            transfer(network, source, mode)
+            temper(network, self.recipe.entropy_floor)
+        loop = self._loop(network, warm=source is not None and carries_weights(mode))
         head = fit_head(loop.network, self.data, self.recipe)
         logits, labels = collect_logits(loop.network, self.data, self.data.val, self.recipe)
         loop.network.set_norm_mode("train")
@@ -189,13 +190,19 @@ class SearchSetup:
 
     def bare_loop(self, *, warm: bool) -> Loop:
         """A loop around a freshly initialised supernet; `warm` decides its length and learning rate."""
-        recipe = self.recipe
+        return self._loop(self._fresh_network(), warm=warm)
+
+    def _fresh_network(self) -> Network:
         network = Network(
             self.space,
             self.data.n_classes,
             generator=make_generator(self.seed, "supernet"),
-            alpha_scale=recipe.alpha_scale,
+            alpha_scale=self.recipe.alpha_scale,
         )
+        return network.to(self.data.device)
+
+    def _loop(self, network: Network, *, warm: bool) -> Loop:
+        recipe = self.recipe
         plan = Plan(
             phase="SEARCH",
             epochs=recipe.warm_epochs if warm else recipe.epochs,
@@ -206,7 +213,7 @@ class SearchSetup:
             search_alphas=True,
         )
         return Loop(
-            network.to(self.data.device),
+            network,
             self.data,
             recipe,
             plan,

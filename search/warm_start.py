@@ -27,7 +27,7 @@ MODES = ("WEIGHTS_AND_ALPHAS", "ALPHAS_ONLY", "WEIGHTS_ONLY", "SCRATCH")
 
 _HEAD = "head."
 _MOST_TEMPERATURE = 1e6  # α is uniform by then
-_ALPHAS = "alphas."
+_ARCHITECTURE = ("alphas.", "betas.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def transfer(network: Network, source: Mapping[str, Tensor], mode: str) -> Trans
 def _is_wanted(name: str, mode: str) -> bool:
     if name.startswith(_HEAD):
         return False
-    return carries_alphas(mode) if name.startswith(_ALPHAS) else carries_weights(mode)
+    return carries_alphas(mode) if name.startswith(_ARCHITECTURE) else carries_weights(mode)
 
 
 def _check_tensors(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:

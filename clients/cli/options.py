@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clients.cli import names
-from clients.resources import Derivation, TransferMode
+from clients.resources import Derivation, TransferMode, Variant
+from search.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -25,10 +26,12 @@ __all__ = [
     "DerivationOption",
     "DerivationSteps",
     "Device",
+    "DropAt",
     "Epochs",
     "HeadPool",
     "Here",
     "MomentsOnly",
+    "PartialChannels",
     "Patience",
     "Resolution",
     "RetainImages",
@@ -39,6 +42,7 @@ __all__ = [
     "TasteCandidates",
     "TasteShare",
     "TransferModeOption",
+    "VariantOption",
     "VersionName",
     "plot_option",
     "resolve_source",
@@ -76,6 +80,9 @@ Cells = Annotated[int, _size("Cells: a stage (nas-bench-201) or in all (darts)."
 StemStride = Annotated[int, _size("Stride of the stem convolution, 1 or 2.")]
 HeadPool = Annotated[int, _size("Side of the pooled feature map that the classifier sees.")]
 Resolution = Annotated[int, _size("Largest image side in pixels; larger images are resized.")]
+PartialChannels = Annotated[
+    int, _size("Only 1/K of the channels go through the mixture (PC-DARTS: 4); K divides the channels.")
+]
 
 
 def _recipe(help_text: str, default: str = "the recipe's") -> object:
@@ -97,6 +104,35 @@ TransferModeOption = Annotated[
         metavar="MODE",
         show_default="weights_and_alphas",
         help="What is taken over from the source: weights_and_alphas, alphas_only or weights_only.",
+        rich_help_panel=_RECIPE_PANEL,
+    ),
+]
+
+
+def _variant(text: str) -> Variant:
+    try:
+        return Variant.named(text)
+    except InvalidArgument as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+VariantOption = Annotated[
+    Variant,
+    typer.Option(
+        parser=_variant,
+        metavar="VARIANT",
+        show_default="darts",
+        help="Variant of DARTS: darts, darts-2nd, smooth-darts-rs, smooth-darts-adv, pc-darts or drnas.",
+        rich_help_panel=_RECIPE_PANEL,
+    ),
+]
+DropAt = Annotated[
+    list[float] | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="Drop every edge's weakest operation at this share of the search; may be given several times.",
         rich_help_panel=_RECIPE_PANEL,
     ),
 ]

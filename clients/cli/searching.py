@@ -19,10 +19,12 @@ from clients.cli.options import (
     DerivationOption,
     DerivationSteps,
     Device,
+    DropAt,
     Epochs,
     HeadPool,
     Here,
     MomentsOnly,
+    PartialChannels,
     Patience,
     Resolution,
     RetainImages,
@@ -33,6 +35,7 @@ from clients.cli.options import (
     TasteCandidates,
     TasteShare,
     TransferModeOption,
+    VariantOption,
     resolve_source,
     search_space,
 )
@@ -47,6 +50,7 @@ from clients.resources import (
     SourceDecision,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 from search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
 
@@ -80,6 +84,7 @@ def search(
     stem_stride: StemStride = 0,
     head_pool: HeadPool = 0,
     resolution: Resolution = 0,
+    partial_channels: PartialChannels = 0,
     source: Source = "auto",
     transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
     epochs: Epochs = 0,
@@ -90,6 +95,8 @@ def search(
     taste_candidates: TasteCandidates = 0,
     derivation: DerivationOption = Derivation.UNSPECIFIED,
     derivation_steps: DerivationSteps = 0,
+    variant: VariantOption = Variant.UNSPECIFIED,
+    drop_at: DropAt = None,
     seed: Seed = 0,
     stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
@@ -116,6 +123,8 @@ def search(
 
         supernet-registry search scans.npz --name scans --here
 
+        supernet-registry search digits.npz -n digits-pc --variant pc-darts --partial-channels 4
+
         supernet-registry search digits.npz -n digits --json | jq .version
     """
     data = load(dataset)
@@ -125,6 +134,7 @@ def search(
         "stem_stride": stem_stride,
         "head_pool": head_pool,
         "resolution": resolution,
+        "partial_channels": partial_channels,
     }
     chosen_space = search_space(space, overrides)
     supernet = names.supernet_name(name)
@@ -151,6 +161,8 @@ def search(
                 taste_candidates=taste_candidates,
                 derivation=derivation,
                 derivation_steps=derivation_steps,
+                variant=variant,
+                drop_shares=drop_at or (),
                 stream=stream,
                 here=here,
                 retain_images=retain_images,

@@ -18,10 +18,12 @@ from clients.cli.options import (
     DerivationOption,
     DerivationSteps,
     Device,
+    DropAt,
     Epochs,
     HeadPool,
     Here,
     MomentsOnly,
+    PartialChannels,
     Patience,
     Resolution,
     RetainImages,
@@ -32,10 +34,11 @@ from clients.cli.options import (
     TasteCandidates,
     TasteShare,
     TransferModeOption,
+    VariantOption,
     resolve_source,
     search_space,
 )
-from clients.resources import Derivation, TransferMode
+from clients.resources import Derivation, TransferMode, Variant
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -61,6 +64,7 @@ def stream(
     stem_stride: StemStride = 0,
     head_pool: HeadPool = 0,
     resolution: Resolution = 0,
+    partial_channels: PartialChannels = 0,
     source: Source = "auto",
     transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
     epochs: Epochs = 0,
@@ -71,6 +75,8 @@ def stream(
     taste_candidates: TasteCandidates = 0,
     derivation: DerivationOption = Derivation.UNSPECIFIED,
     derivation_steps: DerivationSteps = 0,
+    variant: VariantOption = Variant.UNSPECIFIED,
+    drop_at: DropAt = None,
     seed: Seed = 0,
     here: Here = False,
     device: Device = "auto",
@@ -107,6 +113,7 @@ def stream(
         "stem_stride": stem_stride,
         "head_pool": head_pool,
         "resolution": resolution,
+        "partial_channels": partial_channels,
     }
     with connect(context) as client:
         options = StreamOptions(
@@ -122,6 +129,8 @@ def stream(
             taste_candidates=taste_candidates,
             derivation=derivation,
             derivation_steps=derivation_steps,
+            variant=variant,
+            drop_shares=tuple(drop_at or ()),
             here=here,
             device=device,
             retain_images=retain_images,

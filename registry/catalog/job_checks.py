@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clients.resources import Executor, SearchJob, SearchSpec, SourcePolicy, SpaceDescriptor, TransferMode
+from clients.resources import Executor, SearchJob, SearchSpec, SourcePolicy, SpaceDescriptor, TransferMode, Variant
 from registry.catalog import names
 from registry.catalog.checks import check_labels, check_number, check_text
 from search.errors import InvalidArgument
@@ -14,6 +14,7 @@ __all__ = ["DEFAULT_STREAM", "check_job_draft"]
 DEFAULT_STREAM = "default"
 
 _SPEC = "search_job.spec"
+_MAX_DROPS = 32  # no edge has more operations
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (0, 10_000),
     "patience": (0, 10_000),
@@ -48,6 +49,12 @@ def check_job_draft(job: SearchJob) -> SearchJob:
 def _check_spec(spec: SearchSpec) -> SearchSpec:
     for name, (low, high) in _RANGES.items():
         check_number(getattr(spec, name), f"{_SPEC}.{name}", low=low, high=high)
+    if len(spec.drop_shares) > _MAX_DROPS:
+        raise InvalidArgument(
+            f"{len(spec.drop_shares)} drop_shares.", remedy=f"Give {_MAX_DROPS} at most.", field=f"{_SPEC}.drop_shares"
+        )
+    for share in spec.drop_shares:
+        check_number(share, f"{_SPEC}.drop_shares", low=0.0, high=1.0)
     policy = SourcePolicy.AUTO if spec.source_policy is SourcePolicy.UNSPECIFIED else spec.source_policy
     if (policy is SourcePolicy.VERSION) != bool(spec.source_version):
         raise InvalidArgument(
@@ -63,6 +70,7 @@ def _check_spec(spec: SearchSpec) -> SearchSpec:
         source_policy=policy,
         transfer_mode=_check_transfer_mode(spec.transfer_mode, policy),
         executor=Executor.POOL if spec.executor is Executor.UNSPECIFIED else spec.executor,
+        variant=Variant.DARTS if spec.variant is Variant.UNSPECIFIED else spec.variant,
     )
 
 

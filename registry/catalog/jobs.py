@@ -30,6 +30,7 @@ from registry.clock import Clock
 from registry.database import run_write, transaction
 from registry.schema import datasets, job_events, jobs, supernets
 from search.errors import ImagesMissing, JobFinished, SpaceMismatch
+from search.recipe import Recipe
 from search.spaces import SearchSpace, check_compatible
 
 __all__ = ["Jobs", "job_finished"]
@@ -171,6 +172,7 @@ class Jobs:
             supernets.select().where(supernets.c.id == supernet_id).with_for_update(read=True)
         ).one_or_none()
         space = _space_of(draft, supernet)
+        Recipe().override(variant=draft.spec.variant.recipe_name).check_space(space, field="search_job.spec.variant")
         spec = replace(draft.spec, search_space=describe_space(space))
         if spec.source_version:
             spec = replace(spec, source_version=_check_source(connection, spec.source_version, space))

@@ -103,6 +103,8 @@ def job_params(job: SearchJob) -> list[Param]:
         "source_version": spec.source_version,
         "transfer_mode": spec.transfer_mode.value,
         "executor": spec.executor.value,
+        "variant": spec.variant.value,
+        "drop_shares": ",".join(str(share) for share in spec.drop_shares),
         "seed": spec.seed,
         "derivation": "recipe" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value,
         **{name: getattr(spec, name) or "recipe" for name in _RECIPE_FIELDS},

@@ -80,7 +80,7 @@ def space_from_fields(descriptor: Any) -> SearchSpace:
 
 def space_from_json(values: Mapping[str, Any]) -> SearchSpace:
     """The inverse of `SearchSpace.to_json`; raises `InvalidSearchSpace`."""
-    if set(values) != set(_FIELDS):
+    if set(values) | {"partial_channels"} != set(_FIELDS):
         raise InvalidSearchSpace("Not a search space.", remedy=f"Give exactly the fields {', '.join(_FIELDS)}.")
     return make_space(**values)
 

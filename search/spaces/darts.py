@@ -96,8 +96,19 @@ class Darts(Family):
         assert isinstance(last, Cell)
         return space.nodes * last.channels
 
-    def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
-        return {kind.name: _derive_cell(space, kind, softmax(alphas[kind.name])) for kind in self.cell_kinds(space)}
+    def derive(
+        self,
+        space: SearchSpace,
+        alphas: Mapping[str, NDArray[np.floating]],
+        edges: Mapping[str, NDArray[np.floating]] | None = None,
+    ) -> Genotype:
+        genotype: dict[str, tuple[Node, ...]] = {}
+        for kind in self.cell_kinds(space):
+            weights = softmax(alphas[kind.name])  # (edges, operations)
+            if edges is not None:
+                weights = weights * edges[kind.name][:, None]  # PC-DARTS, section 3.3
+            genotype[kind.name] = _derive_cell(space, kind, weights)
+        return genotype
 
     def format_genotype(self, genotype: Genotype) -> str:
         parts = []

@@ -22,7 +22,19 @@ from numpy.typing import NDArray
 from search.errors import InvalidArgument
 from search.spaces.space import SearchSpace
 
-__all__ = ["Block", "Cell", "CellKind", "Edge", "Family", "Genotype", "Node", "PooledConv", "Residual", "edges_of", "softmax"]
+__all__ = [
+    "Block",
+    "Cell",
+    "CellKind",
+    "Edge",
+    "Family",
+    "Genotype",
+    "Node",
+    "PooledConv",
+    "Residual",
+    "edges_of",
+    "softmax",
+]
 
 Node = tuple[tuple[str, int], ...]
 """What a node of a discrete cell sums up: (operation, source state) pairs."""
@@ -122,8 +134,19 @@ class Family(ABC):
         """Channels of the last feature map, before pooling."""
 
     @abstractmethod
-    def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
-        """The discrete architecture that the architecture parameters prefer. α: kind -> (edges, operations)."""
+    def derive(
+        self,
+        space: SearchSpace,
+        alphas: Mapping[str, NDArray[np.floating]],
+        edges: Mapping[str, NDArray[np.floating]] | None = None,
+    ) -> Genotype:
+        """The discrete architecture that the architecture parameters prefer.
+
+        Args:
+            space: what they belong to.
+            alphas: kind -> (edges, operations).
+            edges: kind -> (edges,), the weight of every edge among those of its node; None where they are not weighed.
+        """
 
     @abstractmethod
     def format_genotype(self, genotype: Genotype) -> str:

@@ -41,7 +41,7 @@ class NasBench201(Family):
     """The family `nas-bench-201`."""
 
     name = "nas-bench-201"
-    operations = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    operations: tuple[str, ...] = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
     defaults = {  # noqa: RUF012 - read only, as the base class says
         "channels": 8,
         "cells": 1,
@@ -73,7 +73,12 @@ class NasBench201(Family):
     def features(self, space: SearchSpace) -> int:
         return space.channels * int(2 ** (STAGES - 1))
 
-    def derive(self, space: SearchSpace, alphas: Mapping[str, NDArray[np.floating]]) -> Genotype:
+    def derive(
+        self,
+        space: SearchSpace,
+        alphas: Mapping[str, NDArray[np.floating]],
+        edges: Mapping[str, NDArray[np.floating]] | None = None,  # noqa: ARG002 - every edge is kept, however weak
+    ) -> Genotype:
         """The strongest operation of every edge.
 
         `none` is left out, as DARTS does: its α only says how much of the other operations an edge wants, and two

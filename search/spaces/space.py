@@ -22,6 +22,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "stem_stride": (1, 2),
     "head_pool": (1, 16),
     "resolution": (16, 256),
+    "partial_channels": (1, 16),
 }
 """Smallest and largest value of each size. The upper ends keep a hostile request from planning a network that no
 machine can hold; the lower end of `channels` keeps every layer wide enough to be split in two (factorised reduction).
@@ -44,6 +45,7 @@ class SearchSpace:
     head_pool: int  # side of the pooled feature map that the linear head sees; 1 is global average pooling
     resolution: int  # largest image side in pixels
     affine_batch_norm: bool  # whether the supernet's BatchNorm layers have a learnt scale and shift
+    partial_channels: int = 1  # K of PC-DARTS: 1/K of the channels pass the mixture, the others go round it
 
     @property
     def id(self) -> str:
@@ -52,8 +54,14 @@ class SearchSpace:
         return f"{self.family}:{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `search.spaces.space_from_json` is the inverse."""
-        return {**asdict(self), "operations": list(self.operations)}
+        """The fields as JSON values; `search.spaces.space_from_json` is the inverse.
+
+        `partial_channels` is left out when it is 1, so that spaces from before it existed keep their ids.
+        """
+        values = {**asdict(self), "operations": list(self.operations)}
+        if self.partial_channels == 1:
+            del values["partial_channels"]
+        return values
 
 
 def check_ranges(space: SearchSpace, *, field: str = "search_space") -> None:
@@ -66,6 +74,12 @@ def check_ranges(space: SearchSpace, *, field: str = "search_space") -> None:
                 remedy="Choose a value in that range, or 0 for the family's default.",
                 field=f"{field}.{name}",
             )
+    if space.channels % space.partial_channels or space.channels < 2 * space.partial_channels:
+        raise InvalidSearchSpace(
+            f"{space.channels} channels cannot be divided into {space.partial_channels} parts of at least two.",
+            remedy="Choose channels that are a multiple of partial_channels, and at least twice as many.",
+            field=f"{field}.partial_channels",
+        )
 
 
 def check_compatible(source: SearchSpace, target: SearchSpace) -> None:

@@ -96,6 +96,8 @@ def test_the_version_is_the_distributions(cli: Cli) -> None:
         (["jobs", "--state", "sleeping"], "sleeping"),
         (["nearest", "x.npz", "--top-k", "1000"], "--top-k"),
         (["nearest", "x.npz", "--frobnicate"], "--frobnicate"),
+        (["search", "x.npz", "--name", "x", "--variant", "nas-net"], "darts-2nd"),
+        (["search", "x.npz", "--name", "x", "--drop-at", "2"], "--drop-at"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_points_to_help(cli: Cli, words: list[str], message: str) -> None:

@@ -18,6 +18,8 @@ from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_p
 
 from clients import resources
 from clients.convert import from_proto, to_proto
+from search.errors import InvalidArgument
+from search.recipe import VARIANTS
 
 MODULES = (blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
 RENAMED = {
@@ -128,6 +130,18 @@ def test_an_enum_value_of_a_newer_server_reads_as_unspecified() -> None:
     """proto3 enums are open: an unknown number must not break an older client."""
     job = searches_pb2.SearchJob(state=99)  # type: ignore[arg-type]
     assert from_proto(job, resources.SearchJob).state is resources.JobState.UNSPECIFIED
+
+
+def test_every_variant_of_the_recipe_has_a_member_and_is_found_by_its_name() -> None:
+    """`darts-2nd` in a recipe and on the command line is DARTS_2ND on the wire."""
+    named = [variant.recipe_name for variant in resources.Variant if variant is not resources.Variant.UNSPECIFIED]
+    assert named == list(VARIANTS)
+    assert [resources.Variant.named(name).recipe_name for name in VARIANTS] == list(VARIANTS)
+    assert resources.Variant.named("") is resources.Variant.named("UNSPECIFIED") is resources.Variant.UNSPECIFIED
+    assert resources.Variant.UNSPECIFIED.recipe_name == ""
+    with pytest.raises(InvalidArgument, match="nas-net") as caught:
+        resources.Variant.named("nas-net")
+    assert "darts-2nd" in caught.value.remedy
 
 
 def test_a_naive_time_is_not_taken_for_utc_silently() -> None:

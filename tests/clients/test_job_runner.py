@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,8 +22,10 @@ from clients import (
     SearchJob,
     SupernetVersion,
     TransferMode,
+    Variant,
 )
 from clients.job_runner import run_leased_job
+from search.weights import check_weights
 
 
 @pytest.fixture
@@ -115,6 +117,23 @@ def test_a_job_says_how_its_architecture_is_chosen(client: RegistryClient) -> No
     assert second.cost is not None
     edges = second.genotype.count("~")
     assert second.cost.child_steps == first.cost.child_steps + 2 * edges
+
+
+def test_the_search_is_of_the_variant_and_the_space_that_the_job_asks_for(client: RegistryClient) -> None:
+    """PC-DARTS with dropped operations, from submission to a stored version of its own kind."""
+    space = replace(tiny_space(), channels=8, partial_channels=4)
+    options = {"space": space, "variant": "pc-darts", "drop_shares": [0.5], **QUICK}
+    job = client.submit_search(tiny_dataset(), name="partial", **options)
+    assert job.spec is not None
+    assert (job.spec.variant, job.spec.drop_shares) == (Variant.PC_DARTS, (0.5,))
+    entropies: list[float] = []
+    version = run(client, job, on_event=lambda event: event.epoch and entropies.append(event.epoch.alpha_entropy))
+    assert entropies[0] > 0.99
+    assert entropies[1] < 0.9  # after half of the search every edge has an operation fewer
+    assert version is not None
+    info = check_weights(client.download_blob(version.weights_blob))
+    assert info.space == space
+    assert "betas.cell" in {tensor.name for tensor in info.tensors}
 
 
 def test_here_the_images_never_leave(client: RegistryClient) -> None:

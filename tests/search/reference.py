@@ -17,7 +17,10 @@ EPS = 1e-5
 
 
 def reference_logits(network: Network, images: Tensor, mixture: dict[str, Tensor]) -> Tensor:
-    """Logits (B, K) of a supernet with batch statistics, for mixture weights (E, O) of every cell kind."""
+    """Logits (B, K) of a supernet with batch statistics, for mixture weights (E, O) of every cell kind.
+
+    With partial channels the mixture is that of the operations alone: the edges' softmax(β) is applied here.
+    """
     t = dict(network.named_parameters())
     space, family = network.space, family_of(network.space)
     kinds = {kind.name: kind for kind in family.cell_kinds(space)}
@@ -40,10 +43,27 @@ def reference_logits(network: Network, images: Tensor, mixture: dict[str, Tensor
                     if edge.target != kind.inputs + node:
                         continue
                     stride = block.stride if edge.source < kind.inputs else 1
+                    state = states[edge.source]
+                    whole, mixed = state.shape[1], state.shape[1] // space.partial_channels
+                    edge_total = 0.0
                     for column, name in enumerate(space.operations):
                         weight = mixture[block.kind][row, column]
-                        term = operation(name, states[edge.source], stride, t, f"{p}.edges.{row}.{name}", space.family)
-                        total = total + weight * term
+                        term = operation(name, state[:, :mixed], stride, t, f"{p}.edges.{row}.{name}", space.family)
+                        edge_total = edge_total + weight * term
+                    if space.partial_channels > 1:
+                        rest = state[:, mixed:]
+                        if stride == 2:
+                            rest = F.max_pool2d(
+                                F.pad(rest, (0, rest.shape[3] % 2, 0, rest.shape[2] % 2), value=-9e9), 2
+                            )
+                        joined = torch.cat([edge_total, rest], dim=1)
+                        # The shuffle: channel c of the result is channel (c mod K) · C/K + c div K.
+                        k = space.partial_channels
+                        joined = joined[:, [(c % k) * (whole // k) + c // k for c in range(whole)]]
+                        beta = t[f"betas.{block.kind}"]
+                        rivals = [r for r, other in enumerate(kind.edges) if other.target == edge.target]
+                        edge_total = joined * beta[row].exp() / beta[rivals].exp().sum()
+                    total = total + edge_total
                 states.append(total)
             nodes = states[kind.inputs :]
             before_last, last = last, nodes[-1] if kind.output == "last" else torch.cat(nodes, dim=1)

@@ -81,7 +81,7 @@ def test_the_loop_learns_an_easy_task():
 
 def test_the_learning_rate_falls_by_a_cosine_to_its_end():
     loop = make_loop(RECIPE.override(epochs=4))
-    rates = [loop._learning_rate()] + [loop.run_epoch().learning_rate for _ in range(4)]
+    rates = [loop.learning_rate()] + [loop.run_epoch().learning_rate for _ in range(4)]
     assert rates[0] == RECIPE.learning_rate
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(RECIPE.learning_rate_min)

@@ -52,16 +52,23 @@ def test_an_id_names_the_family_and_changes_with_every_field():
         {"head_pool": 1},
         {"resolution": 64},
         {"affine_batch_norm": False},
+        {"partial_channels": 2},
     ]
     ids = {space.id, make_space("darts").id, *(make_space(**change).id for change in changes)}
     assert len(ids) == len(changes) + 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_space_survives_json_and_the_wire_fields(family):
-    space = make_space(family, channels=12)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_space_survives_json_and_the_wire_fields(family, parts):
+    space = make_space(family, channels=12, partial_channels=parts)
     assert space_from_json(space.to_json()) == space
     assert space_from_fields(space) == space
+
+
+def test_spaces_from_before_partial_channels_keep_their_ids():
+    assert (make_space().id, make_space("darts").id) == ("nas-bench-201:d296281bb6c24e66", "darts:e1fa92c95c2bbc1e")
+    assert "partial_channels" not in make_space().to_json()
 
 
 def test_zero_and_empty_wire_fields_mean_the_familys_defaults():
@@ -84,6 +91,9 @@ def test_zero_and_empty_wire_fields_mean_the_familys_defaults():
         {"operations": ("sep_conv_3x3",)},
         {"operations": (["a"],)},
         {"depth": 3},
+        {"partial_channels": 0},
+        {"partial_channels": 3},
+        {"partial_channels": 8},
     ],
 )
 def test_an_impossible_space_is_refused(overrides):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from search.data import make_generator
-from search.operations import BatchNorm
+from search.operations import BatchNorm, FactorizedReduce
 from search.spaces import family_of, make_space
 from search.supernet import Network, alpha_entropy, skip_count
 from tests.search.reference import reference_logits
@@ -19,6 +19,11 @@ SPACES = {
     "nas-bench-201, plain norms": make_space("nas-bench-201", channels=4, affine_batch_norm=False, stem_stride=2),
     "darts": make_space("darts", channels=4, cells=3, nodes=2),
     "darts, affine, odd sides": make_space("darts", channels=4, cells=3, nodes=2, affine_batch_norm=True),
+}
+PARTIAL = {
+    "nas-bench-201, half of the channels": make_space(channels=4, partial_channels=2),
+    "darts, a quarter": make_space("darts", channels=8, cells=3, nodes=2, partial_channels=4),
+    "darts, a quarter, odd sides": make_space("darts", channels=8, cells=3, nodes=3, partial_channels=4),
 }
 
 
@@ -31,12 +36,16 @@ def some_images(side=16, count=4):
     return torch.randn(count, 3, side, side, generator=make_generator(1, "images"), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [*SPACES, *PARTIAL])
 def test_logits_and_gradients_equal_the_textbook_mixture(name):
-    network, images = make_supernet(SPACES[name]), some_images(18 if "odd" in name else 16)
+    """With partial channels joined, weighed and shuffled on every edge, as the paper has it: gradients reach β, too."""
+    network, images = make_supernet((SPACES | PARTIAL)[name]), some_images(18 if "odd" in name else 16)
+    with torch.no_grad():
+        for beta in network.betas.values():
+            beta.normal_(generator=make_generator(3, "beta"))
     labels = torch.arange(4) % 3
     logits = network(images)
-    expected = reference_logits(network, images, network.mixture())
+    expected = reference_logits(network, images, network.operation_weights())
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
     parameters = list(network.parameters())
@@ -76,6 +85,73 @@ def test_a_supernet_with_one_hot_mixture_is_the_discrete_network(name):
     for network in (supernet, child):
         network.set_norm_mode("eval")
     torch.testing.assert_close(child(images), supernet(images, mixture))
+
+
+def test_all_channels_in_the_mixture_is_the_plain_supernet():
+    """K = 1 adds nothing: the same tensors, the same id."""
+    space = make_space(channels=4)
+    plain, partial = (make_supernet(s) for s in (space, make_space(channels=4, partial_channels=1)))
+    assert partial.space.id == space.id
+    assert set(plain.state_dict()) == set(partial.state_dict())
+    assert torch.equal(plain(some_images()), partial(some_images()))
+
+
+def test_uniform_beta_weighs_the_edges_of_a_node_equally():
+    network = make_supernet(PARTIAL["darts, a quarter"])
+    weights = network.edge_weights()["normal"]
+    torch.testing.assert_close(weights, torch.tensor([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3]).double())
+    torch.testing.assert_close(network.mixture()["normal"].sum(dim=1), weights)
+
+
+def test_every_architecture_parameter_and_operation_of_a_partial_supernet_gets_a_gradient():
+    network = make_supernet(PARTIAL["darts, a quarter"])
+    loss = F.cross_entropy(network(some_images()), torch.arange(4) % 3)
+    for name, gradient in zip(
+        dict(network.named_parameters()), torch.autograd.grad(loss, list(network.parameters())), strict=True
+    ):
+        assert gradient.abs().sum() > 0.0, name
+
+
+def test_the_genotype_follows_beta_times_alpha():
+    """The third edge of a node has the strongest operation and by far the weakest β."""
+    network = make_supernet(PARTIAL["darts, a quarter"], alpha_scale=0.0)
+    column = network.space.operations.index("sep_conv_3x3")
+    with torch.no_grad():
+        network.alphas["normal"][2:, column] = torch.tensor([1.0, 1.1, 3.0])
+    assert [source for _, source in network.derive()["normal"][1]] == [1, 2]
+    with torch.no_grad():
+        network.betas["normal"][4] = -5.0
+    assert [source for _, source in network.derive()["normal"][1]] == [0, 1]
+
+
+def test_a_child_of_a_partial_supernet_has_all_channels_and_inherits_what_fits():
+    from search.child import inherit
+
+    supernet = make_supernet(PARTIAL["darts, a quarter"])
+    child = Network(supernet.space, 3, generator=make_generator(2, "child"), genotype=supernet.derive()).double()
+    names = inherit(child, supernet.state_dict())
+    assert "stem.0.weight" in names
+    assert not any(".edges." in name and "pointwise" in name for name in names)
+    assert child(some_images()).shape == (4, 3)
+    assert not [name for name in child.state_dict() if name.startswith(("alphas", "betas"))]
+
+
+def test_a_factorised_reduction_of_few_channels_has_the_gradient_of_the_strided_convolution():
+    """In float32 and channels_last, where oneDNN's own gradient of the strided one writes past its buffer."""
+    reduce = FactorizedReduce(4, 4, affine=False).to(memory_format=torch.channels_last)
+    for side in (16, 17):
+        x = torch.randn(16, 4, side, side, generator=make_generator(side, "x"))
+        weights = [reduce.conv_even.weight, reduce.conv_odd.weight]
+        y = reduce(x.contiguous(memory_format=torch.channels_last))
+        odd = F.pad(x[:, :, 1:, 1:], (0, side % 2, 0, side % 2))
+        # In float64 oneDNN has no part.
+        inputs = zip((x, odd), weights, strict=True)
+        plain = torch.cat([F.conv2d(part.double(), weight.double(), stride=2) for part, weight in inputs], dim=1)
+        expected = F.batch_norm(plain, None, None, training=True)
+        slopes = torch.randn(y.shape, generator=make_generator(1, "slopes"))
+        found, wanted = ((out * slopes).sum() for out in (y, expected))
+        for a, b in zip(torch.autograd.grad(found, weights), torch.autograd.grad(wanted, weights), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_equal_generators_give_equal_networks_and_leave_torchs_own_alone():

@@ -38,6 +38,16 @@ def test_every_tensor_is_either_the_sources_or_fresh_as_the_mode_says(mode):
         assert (name in report.copied, name in report.fresh) == (wanted, not wanted)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_beta_travels_with_alpha(mode):
+    space = make_space(channels=4, partial_channels=2)
+    source, target = (Network(space, 3, generator=make_generator(seed, "net")) for seed in (1, 2))
+    with torch.no_grad():
+        source.betas["cell"].fill_(0.5)
+    transfer(target, source.state_dict(), mode)
+    assert (target.betas["cell"] == (0.5 if carries_alphas(mode) else 0.0)).all()
+
+
 def test_the_modes_mean_what_they_are_called():
     assert [mode for mode in MODES if carries_weights(mode)] == ["WEIGHTS_AND_ALPHAS", "WEIGHTS_ONLY"]
     assert [mode for mode in MODES if carries_alphas(mode)] == ["WEIGHTS_AND_ALPHAS", "ALPHAS_ONLY"]

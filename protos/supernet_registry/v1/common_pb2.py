@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!supernet_registry/v1/common.proto\x12\x14supernet_registry.v1\"\xc4\x01\n\x0bSearchSpace\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\x05\x12\r\n\x05\x63\x65lls\x18\x03 \x01(\x05\x12\r\n\x05nodes\x18\x04 \x01(\x05\x12\x12\n\noperations\x18\x05 \x03(\t\x12\x13\n\x0bstem_stride\x18\x06 \x01(\x05\x12\x11\n\thead_pool\x18\x07 \x01(\x05\x12\x12\n\nresolution\x18\x08 \x01(\x05\x12\x19\n\x11\x61\x66\x66ine_batch_norm\x18\t \x01(\x08\x12\n\n\x02id\x18\n \x01(\t*\xad\x01\n\x0cTransferMode\x12\x1d\n\x19TRANSFER_MODE_UNSPECIFIED\x10\x00\x12$\n TRANSFER_MODE_WEIGHTS_AND_ALPHAS\x10\x01\x12\x1d\n\x19TRANSFER_MODE_ALPHAS_ONLY\x10\x02\x12\x1e\n\x1aTRANSFER_MODE_WEIGHTS_ONLY\x10\x03\x12\x19\n\x15TRANSFER_MODE_SCRATCH\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!supernet_registry/v1/common.proto\x12\x14supernet_registry.v1\"\xde\x01\n\x0bSearchSpace\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x01(\x05\x12\r\n\x05\x63\x65lls\x18\x03 \x01(\x05\x12\r\n\x05nodes\x18\x04 \x01(\x05\x12\x12\n\noperations\x18\x05 \x03(\t\x12\x13\n\x0bstem_stride\x18\x06 \x01(\x05\x12\x11\n\thead_pool\x18\x07 \x01(\x05\x12\x12\n\nresolution\x18\x08 \x01(\x05\x12\x19\n\x11\x61\x66\x66ine_batch_norm\x18\t \x01(\x08\x12\n\n\x02id\x18\n \x01(\t\x12\x18\n\x10partial_channels\x18\x0b \x01(\x05*\xad\x01\n\x0cTransferMode\x12\x1d\n\x19TRANSFER_MODE_UNSPECIFIED\x10\x00\x12$\n TRANSFER_MODE_WEIGHTS_AND_ALPHAS\x10\x01\x12\x1d\n\x19TRANSFER_MODE_ALPHAS_ONLY\x10\x02\x12\x1e\n\x1aTRANSFER_MODE_WEIGHTS_ONLY\x10\x03\x12\x19\n\x15TRANSFER_MODE_SCRATCH\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'supernet_registry.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSFERMODE']._serialized_start=259
-  _globals['_TRANSFERMODE']._serialized_end=432
+  _globals['_TRANSFERMODE']._serialized_start=285
+  _globals['_TRANSFERMODE']._serialized_end=458
   _globals['_SEARCHSPACE']._serialized_start=60
-  _globals['_SEARCHSPACE']._serialized_end=256
+  _globals['_SEARCHSPACE']._serialized_end=282
 # @@protoc_insertion_point(module_scope)

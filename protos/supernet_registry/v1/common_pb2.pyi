@@ -69,6 +69,7 @@ class SearchSpace(_message.Message):
     RESOLUTION_FIELD_NUMBER: _builtins.int
     AFFINE_BATCH_NORM_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    PARTIAL_CHANNELS_FIELD_NUMBER: _builtins.int
     family: _builtins.str
     """Family: `nas-bench-201` or `darts`."""
     channels: _builtins.int
@@ -87,6 +88,10 @@ class SearchSpace(_message.Message):
     """Whether the BatchNorm layers of the supernet have a learnt scale and shift."""
     id: _builtins.str
     """Output only. `family:` and the first 16 hexadecimal digits of the descriptor's sha256."""
+    partial_channels: _builtins.int
+    """K of PC-DARTS: 1/K of the channels of every state go through the mixture of operations, the others go round it, and
+    edges are weighed. 0 and 1 both mean all channels. It must divide `channels` into parts of at least two.
+    """
     @_builtins.property
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Candidate operations of every edge, in the order of the architecture parameters."""
@@ -104,10 +109,11 @@ class SearchSpace(_message.Message):
         resolution: _builtins.int = ...,
         affine_batch_norm: _builtins.bool = ...,
         id: _builtins.str = ...,
+        partial_channels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affine_batch_norm", b"affine_batch_norm", "cells", b"cells", "channels", b"channels", "family", b"family", "head_pool", b"head_pool", "id", b"id", "nodes", b"nodes", "operations", b"operations", "resolution", b"resolution", "stem_stride", b"stem_stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affine_batch_norm", b"affine_batch_norm", "cells", b"cells", "channels", b"channels", "family", b"family", "head_pool", b"head_pool", "id", b"id", "nodes", b"nodes", "operations", b"operations", "partial_channels", b"partial_channels", "resolution", b"resolution", "stem_stride", b"stem_stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -137,6 +137,46 @@ DERIVATION_PERTURBATION: Derivation.ValueType  # 2
 """On every edge the operation whose removal costs most validation accuracy (DARTS-PT)."""
 Global___Derivation: _TypeAlias = Derivation  # noqa: Y015
 
+class _Variant:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VariantEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Variant.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VARIANT_UNSPECIFIED: _Variant.ValueType  # 0
+    """Not set; the server uses DARTS."""
+    VARIANT_DARTS: _Variant.ValueType  # 1
+    """First order: the architecture descends the validation loss at the present weights."""
+    VARIANT_DARTS_2ND: _Variant.ValueType  # 2
+    """Second order: it sees what one step of the weights makes of it."""
+    VARIANT_SMOOTH_DARTS_RS: _Variant.ValueType  # 3
+    """Weights are trained under randomly perturbed mixtures."""
+    VARIANT_SMOOTH_DARTS_ADV: _Variant.ValueType  # 4
+    """Weights are trained under the worst mixture nearby."""
+    VARIANT_PC_DARTS: _Variant.ValueType  # 5
+    """Part of the channels go through the mixture; needs a search space with `partial_channels`."""
+    VARIANT_DRNAS: _Variant.ValueType  # 6
+    """Mixtures are drawn from a Dirichlet distribution."""
+
+class Variant(_Variant, metaclass=_VariantEnumTypeWrapper):
+    """Which variant of DARTS searches."""
+
+VARIANT_UNSPECIFIED: Variant.ValueType  # 0
+"""Not set; the server uses DARTS."""
+VARIANT_DARTS: Variant.ValueType  # 1
+"""First order: the architecture descends the validation loss at the present weights."""
+VARIANT_DARTS_2ND: Variant.ValueType  # 2
+"""Second order: it sees what one step of the weights makes of it."""
+VARIANT_SMOOTH_DARTS_RS: Variant.ValueType  # 3
+"""Weights are trained under randomly perturbed mixtures."""
+VARIANT_SMOOTH_DARTS_ADV: Variant.ValueType  # 4
+"""Weights are trained under the worst mixture nearby."""
+VARIANT_PC_DARTS: Variant.ValueType  # 5
+"""Part of the channels go through the mixture; needs a search space with `partial_channels`."""
+VARIANT_DRNAS: Variant.ValueType  # 6
+"""Mixtures are drawn from a Dirichlet distribution."""
+Global___Variant: _TypeAlias = Variant  # noqa: Y015
+
 @_typing.final
 class SearchSpec(_message.Message):
     """What to search, and how. Zero means the default of the search space's recipe."""
@@ -157,6 +197,8 @@ class SearchSpec(_message.Message):
     EXECUTOR_FIELD_NUMBER: _builtins.int
     DERIVATION_FIELD_NUMBER: _builtins.int
     DERIVATION_STEPS_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    DROP_SHARES_FIELD_NUMBER: _builtins.int
     source_policy: Global___SourcePolicy.ValueType
     """How the source is found."""
     source_version: _builtins.str
@@ -183,9 +225,17 @@ class SearchSpec(_message.Message):
     """How the child network's architecture is chosen."""
     derivation_steps: _builtins.int
     """With PERTURBATION: weight steps of fine-tuning after every decision; 0 for none."""
+    variant: Global___Variant.ValueType
+    """Variant of DARTS."""
     @_builtins.property
     def search_space(self) -> _common_pb2.SearchSpace:
         """The search space."""
+
+    @_builtins.property
+    def drop_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Shares of the search, in [0, 1], at which every edge loses its weakest operation; empty for none. What is dropped is
+        not computed any more, and never comes back in this search.
+        """
 
     def __init__(
         self,
@@ -204,10 +254,12 @@ class SearchSpec(_message.Message):
         executor: Global___Executor.ValueType = ...,
         derivation: Global___Derivation.ValueType = ...,
         derivation_steps: _builtins.int = ...,
+        variant: Global___Variant.ValueType = ...,
+        drop_shares: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

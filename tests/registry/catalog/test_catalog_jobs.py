@@ -9,7 +9,16 @@ from dataclasses import replace
 import pytest
 from catalog_world import OTHER_SPACE, SPACE, World, epoch, new_id
 
-from clients.resources import Executor, JobState, SearchJob, SearchSpec, SourcePolicy, SpaceDescriptor, TransferMode
+from clients.resources import (
+    Executor,
+    JobState,
+    SearchJob,
+    SearchSpec,
+    SourcePolicy,
+    SpaceDescriptor,
+    TransferMode,
+    Variant,
+)
 from registry.catalog import Catalog
 from registry.catalog.spaces import describe_space
 from search.errors import (
@@ -123,6 +132,10 @@ BAD_JOBS: list[tuple[str, type[SupernetRegistryError], Callable[[SearchJob], Sea
     ("search_job.spec.child_epochs", InvalidArgument, _spec(child_epochs=-2)),
     ("search_job.spec.taste_share", InvalidArgument, _spec(taste_share=1.5)),
     ("search_job.spec.taste_share", NotFinite, _spec(taste_share=float("nan"))),
+    ("search_job.spec.drop_shares", InvalidArgument, _spec(drop_shares=(0.5, 1.5))),
+    ("search_job.spec.drop_shares", NotFinite, _spec(drop_shares=(float("nan"),))),
+    ("search_job.spec.drop_shares", InvalidArgument, _spec(drop_shares=(0.5,) * 33)),
+    ("search_job.spec.variant", InvalidArgument, _spec(variant=Variant.PC_DARTS)),
     ("search_job.spec.source_version", InvalidArgument, _spec(source_policy=SourcePolicy.VERSION)),
     ("search_job.spec.source_version", InvalidArgument, _spec(source_version="supernets/b/versions/1")),
     (
@@ -154,6 +167,18 @@ def test_a_bad_job_is_refused_with_the_field_and_nothing_is_written(
     assert caught.value.remedy
     assert world.catalog.jobs.list() == ([], "")
     assert world.catalog.supernets.list() == ([], "")
+
+
+def test_a_variant_and_dropped_operations_are_kept_with_the_job(world: World) -> None:
+    space = SpaceDescriptor(channels=8, partial_channels=4)
+    draft = world.job_draft("supernets/partial", search_space=space, variant=Variant.PC_DARTS, drop_shares=(0.3, 0.6))
+    spec = world.catalog.jobs.get(world.catalog.jobs.create(draft).name).spec
+    assert spec is not None
+    assert spec.search_space is not None
+    assert (spec.variant, spec.drop_shares, spec.search_space.partial_channels) == (Variant.PC_DARTS, (0.3, 0.6), 4)
+    plain = world.catalog.jobs.create(world.job_draft()).spec
+    assert plain is not None
+    assert plain.variant is Variant.DARTS
 
 
 def test_a_pool_job_needs_images_and_a_callers_job_does_not(world: World) -> None:
