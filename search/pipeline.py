@@ -69,7 +69,7 @@ def run_pipeline(
         InvalidArgument: unknown mode or recipe value, or a checkpoint of another job.
         BlobCorrupt: the checkpoint is unreadable.
         SearchCancelled: the listener said stop.
-        SearchDiverged: the loss is no longer finite.
+        SearchDiverged: loss or weights became infinite, and again after a rollback.
     """
     recipe.check()
     if transfer_mode not in MODES:
@@ -92,7 +92,7 @@ class _Run:
     ) -> None:
         self.dataset, self.space, self.recipe, self.seed, self.listener = dataset, space, recipe, seed, listener
         self.data: Data = load_data(dataset, space, pick_device(device))
-        self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop)
+        self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message)
         self.decision: Decision | None = None
         self.loop: Loop | None = None
         self.child_loop: Loop | None = None
@@ -160,6 +160,7 @@ class _Run:
             plan,
             generator=make_generator(self.seed, "child"),
             should_stop=self.listener.should_stop,
+            say=self.listener.on_message,
         )
 
     def _train(self, loop: Loop, phase: str) -> None:
