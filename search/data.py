@@ -176,10 +176,20 @@ class Batches:
 
     def __init__(self, count: int, batch_size: int, generator: torch.Generator) -> None:
         self._count = count
-        self._batches = max(1, round(count / batch_size))  # nearly equal ones: a last batch of 1 would ruin BatchNorm
+        self._batches = self._number(count, batch_size)
         self._generator = generator
         self._order = torch.empty(0, dtype=torch.long)
         self._next = self._batches
+
+    @staticmethod
+    def _number(count: int, batch_size: int) -> int:
+        """Batches an epoch: nearly equal ones, for a last batch of 1 would ruin BatchNorm."""
+        return max(1, round(count / batch_size))
+
+    @classmethod
+    def largest(cls, count: int, batch_size: int) -> int:
+        """Images of the largest batch, which may be more than `batch_size`."""
+        return -(-count // cls._number(count, batch_size))
 
     def __len__(self) -> int:
         """Batches in which every image comes once."""

@@ -75,7 +75,7 @@ class Loop:
         *,
         generator: torch.Generator,
         should_stop: Callable[[], bool] = lambda: False,
-        say: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.network, self.data, self.recipe, self.plan = network, data, recipe, plan
         self._generator, self._should_stop, self._say = generator, should_stop, say
@@ -171,7 +171,9 @@ class Loop:
     def _advance(self, steps: int) -> Score:
         """`advance` without a second attempt."""
         self.network.set_norm_mode("train")
-        totals = torch.zeros(3, device=self.data.device)  # loss, hits, images: read rarely, no synchronisation in a step
+        totals = torch.zeros(
+            3, device=self.data.device
+        )  # loss, hits, images: read rarely, no synchronisation in a step
         for number in range(1, steps + 1):
             if self._should_stop():
                 raise SearchCancelled(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
@@ -21,6 +21,7 @@ from search.data import Data, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument
 from search.evaluation import Score, calibrate, collect_logits, score_logits
 from search.loop import Loop, Plan
+from search.memory import fit_batch_size, free_bytes, measure_step
 from search.recipe import Recipe
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult, Taste
 from search.serialization import load_weights, save_weights
@@ -69,6 +70,7 @@ def run_pipeline(
         InvalidArgument: unknown mode or recipe value, or a checkpoint of another job.
         BlobCorrupt: the checkpoint is unreadable.
         SearchCancelled: the listener said stop.
+        NotEnoughMemory: not even two images a step fit the device.
         SearchDiverged: loss or weights became infinite, and again after a rollback.
     """
     recipe.check()
@@ -90,7 +92,8 @@ class _Run:
     def __init__(
         self, dataset: ImageDataset, space: SearchSpace, recipe: Recipe, seed: int, device: str, listener: Listener
     ) -> None:
-        self.dataset, self.space, self.recipe, self.seed, self.listener = dataset, space, recipe, seed, listener
+        self.dataset, self.space, self.seed, self.listener = dataset, space, seed, listener
+        self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
         self.data: Data = load_data(dataset, space, pick_device(device))
         self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message)
         self.decision: Decision | None = None
@@ -100,6 +103,7 @@ class _Run:
 
     def decide(self, candidates: Sequence[Candidate], mode: str, *, taste: bool) -> None:
         """Choose where the search starts, and set up its loop."""
+        self._fit_memory()
         sources = [self._source(candidate) for candidate in candidates]
         if not sources:
             self.loop = self.setup.prepare(None, "SCRATCH").loop
@@ -114,6 +118,18 @@ class _Run:
             self.decision = Decision(chosen.version, mode, "chosen by the caller", chosen.ot_distance)
         self.listener.on_decision(self.decision)
         self._checkpoint()
+
+    def _fit_memory(self) -> None:
+        """Halve the batch size until a step fits into the free memory; a resumed search keeps what it began with."""
+        step = measure_step(self.setup.bare_loop(warm=False).network, self.data)
+        recipe, remark = fit_batch_size(self.recipe, self.data, step, free_bytes(self.data.device))
+        if remark:
+            self.listener.on_message(remark)
+            self._use(recipe)
+
+    def _use(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.setup = replace(self.setup, recipe=recipe)
 
     def _source(self, candidate: Candidate) -> Source:
         info, tensors = load_weights(candidate.weights, "supernet")
@@ -239,7 +255,7 @@ class _Run:
             "format": _FORMAT,
             "dataset": self.dataset.digest,
             "space": self.space.id,
-            "recipe": {**asdict(self.recipe), "alpha_betas": list(self.recipe.alpha_betas)},
+            "recipe": {**asdict(self.given), "alpha_betas": list(self.given.alpha_betas)},
             "seed": self.seed,
         }
 
@@ -250,6 +266,7 @@ class _Run:
             "identity": self._identity(),
             "decision": asdict(self.decision),
             "seconds": self.seconds,
+            "batch_sizes": {"batch_size": self.recipe.batch_size, "eval_batch_size": self.recipe.eval_batch_size},
             "search": self.loop.state(),
             "child": None if self.child_loop is None else self.child_loop.state(),
         }
@@ -262,6 +279,7 @@ class _Run:
             identity, decision = tree["identity"], _decision_from(tree["decision"])
             _check_identity(identity, self._identity())
             self.decision, self.seconds = decision, dict(tree["seconds"])
+            self._use(replace(self.given, **tree["batch_sizes"]))
             self.loop = self.setup.bare_loop(warm=bool(decision.source) and carries_weights(decision.transfer_mode))
             self.loop.load_state(tree["search"])
             if tree["child"] is not None:

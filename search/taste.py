@@ -163,7 +163,7 @@ class SearchSetup:
     recipe: Recipe
     seed: int
     should_stop: Callable[[], bool]
-    say: Callable[[str], None] = lambda text: None
+    say: Callable[[str], None] = lambda _: None
 
     def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Start:
         """A loop ready for its first step: fresh or transferred network, head computed from prototypes."""

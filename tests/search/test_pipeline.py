@@ -130,6 +130,20 @@ def test_a_child_takes_other_sizes_and_colours_but_no_other_shapes(cold):
             child.predict(wrong)
 
 
+def test_a_resumed_search_keeps_the_batch_size_that_it_began_with(cold):
+    """Where it began memory was short, and its batches were smaller than the recipe's."""
+    tree = unpack_checkpoint(cold[1].checkpoints[0])
+    assert tree["batch_sizes"]["batch_size"] == RECIPE.batch_size
+    small = replace(RECIPE, batch_size=RECIPE.batch_size // 2)
+    began = Recorder()
+    run(began, recipe=small)
+    other = unpack_checkpoint(began.checkpoints[0])
+    resumed = Recorder()
+    result = run(resumed, checkpoint=pack_checkpoint({**other, "identity": tree["identity"]}))
+    assert [e.train_loss for e in resumed.epochs] == [e.train_loss for e in began.epochs]
+    assert result.search_steps == 2 * cold[0].search_steps
+
+
 @pytest.mark.parametrize("number", range(7))
 def test_a_search_resumed_from_any_checkpoint_ends_bit_for_bit_the_same(cold, number):
     """After the decision, after every epoch of the search, at the birth of the child, after every epoch of it."""
