@@ -21,11 +21,12 @@ from search.data import Data, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument
 from search.evaluation import Score, calibrate, collect_logits, score_logits
 from search.loop import Loop, Plan
+from search.mapping import map_supernet
 from search.memory import fit_batch_size, free_bytes, measure_step
 from search.recipe import Recipe
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult, Taste
 from search.serialization import load_weights, save_weights
-from search.spaces import SearchSpace, check_compatible, family_of
+from search.spaces import SearchSpace, family_of
 from search.supernet import Network, alpha_entropy, skip_count
 from search.tasks import ImageDataset
 from search.taste import SearchSetup, Source, taste_sources
@@ -65,7 +66,7 @@ def run_pipeline(
         listener: hears of progress, and may stop the search.
 
     Raises:
-        SpaceMismatch: a candidate's search space is another.
+        SpaceMismatch: a candidate's search space differs in more than its size.
         UnsafeWeights, NotFinite, WeightsTooLarge: a candidate's weights cannot be used.
         InvalidArgument: unknown mode or recipe value, or a checkpoint of another job.
         BlobCorrupt: the checkpoint is unreadable.
@@ -133,7 +134,9 @@ class _Run:
 
     def _source(self, candidate: Candidate) -> Source:
         info, tensors = load_weights(candidate.weights, "supernet")
-        check_compatible(info.space, self.space)
+        if info.space != self.space:
+            tensors, report = map_supernet(tensors, info.space, self.space)
+            self.listener.on_message(f"{candidate.version} is of another size: {report}.")
         return Source(candidate.version, candidate.ot_distance, tensors, _skill(info))
 
     def search(self) -> None:

@@ -34,6 +34,7 @@ class Recorder(Listener):
         self.decisions: list[Decision] = []
         self.epochs: list[Epoch] = []
         self.checkpoints: list[bytes] = []
+        self.messages: list[str] = []
         self.polls = 0
         self.stop_before = stop_before
 
@@ -45,6 +46,9 @@ class Recorder(Listener):
 
     def on_checkpoint(self, data: bytes) -> None:
         self.checkpoints.append(data)
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
 
     def should_stop(self) -> bool:
         self.polls += 1
@@ -247,6 +251,17 @@ def test_checkpoints_survive_packing(cold):
 def test_a_source_of_another_space_is_refused(candidate):
     with pytest.raises(SpaceMismatch):
         run(space=make_space(channels=4), candidates=[candidate])
+
+
+def test_a_source_of_another_size_is_mapped_and_the_listener_hears_how(candidate):
+    recorder = Recorder()
+    space = replace(SPACE, channels=8, cells=2)
+    result = run(recorder, space=space, candidates=[candidate], recipe=replace(RECIPE, epochs=1, child_epochs=0))
+    assert check_weights(result.weights).space == space
+    assert candidate.version in {taste.version for taste in recorder.decisions[0].tastes}
+    (message,) = (text for text in recorder.messages if "another size" in text)
+    assert message.startswith(f"{candidate.version} is of another size: ")
+    assert " repeated, 0 of the source's not used" in message
 
 
 def test_a_child_is_no_source(cold):
