@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.data import Augmentation, Batches, Data, TensorSplit
+from search.data import Augmentation, Batches, Data, TensorSplit, send
 from search.errors import SearchCancelled, SearchDiverged
 from search.evaluation import Score, autocast, evaluate
 from search.recipe import Recipe
@@ -267,7 +267,7 @@ class Loop:
 
     def _batch(self, split: TensorSplit, batches: Batches) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, H, W) and labels (B,)."""
-        indices = batches.draw().to(self.data.device)
+        indices = send(batches.draw(), self.data.device)
         return self.data.normalisation(split.images[indices]), split.labels[indices]
 
     def _learning_rate(self) -> float:

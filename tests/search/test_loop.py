@@ -200,3 +200,24 @@ def test_a_loop_goes_on_bit_for_bit_from_its_state(optimizer, after):
     assert [e.train_loss for e in resumed] == [e.train_loss for e in expected]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rotation", [0.0, 8.0])
+def test_no_step_waits_for_the_gpu(rotation):
+    """torch itself raises at whatever would make the host wait."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    data = load_data(tiny_dataset(), SPACE, device)
+    network = Network(SPACE, 2, generator=make_generator(0, "net")).to(device)
+    recipe = replace(RECIPE, max_rotation_degrees=rotation, horizontal_flip=True)
+    loop = Loop(network, data, recipe, make_loop().plan, generator=make_generator(0, "loop"))
+    loop.advance(2)  # optimisers' state, constants
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            loop._alpha_step(loop._alpha_optimizer)
+            loop._weight_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
