@@ -68,11 +68,16 @@ def candidates_of(item: Measured, space: SearchSpace | None) -> list[SourceCandi
     """What one dataset has to offer, not yet compared with the others.
 
     The best version of every search space; if a space was asked for, only the best version of that space, or, where
-    there is none, the best of all (marked as incompatible).
+    there is none, the best of a space that differs in size only (marked), or the best of all (marked as incompatible).
     """
     candidates = [(_gated(item, version, space), _space_id(version.search_space)) for version in item.versions]
-    # Stable: `versions` come newest first, so of two equal ones the newer is kept.
-    candidates.sort(key=lambda pair: (not pair[0].eligible, not pair[0].compatible, -pair[0].quality))
+
+    def order(pair: tuple[SourceCandidate, str]) -> tuple[bool, bool, bool, float]:
+        candidate, space_id = pair
+        other_size = space is not None and space_id != space.id
+        return not candidate.eligible, not candidate.compatible, other_size, -candidate.quality
+
+    candidates.sort(key=order)  # stable: `versions` come newest first, so of two equal ones the newer is kept
     if space is not None:
         return [candidate for candidate, _ in candidates[:1]]
     best: dict[str, SourceCandidate] = {}
@@ -201,6 +206,9 @@ def _gated(item: Measured, version: SupernetVersion, space: SearchSpace | None) 
             f"(largest class {item.chance:.3f}, {item.dataset.val_count} validation images)."
         )
         gates.append(Reason(code="LOW_QUALITY", message=message))
+    if not mismatch and space is not None and _space_id(version.search_space) != space.id:
+        message = "Its search space differs in size: channels are sliced or repeated, cells left out or repeated."
+        remarks.append(Reason(code="OTHER_SIZE", message=message))
     if share > COLLAPSED_SHARE:
         message = f"Skip connections are {share:.0%} of its genotype's edges, more than {COLLAPSED_SHARE:.0%}."
         remarks.append(Reason(code="COLLAPSED", message=message))

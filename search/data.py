@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ __all__ = [
     "make_generator",
     "pick_device",
     "prepare_images",
+    "send",
 ]
 
 _MIN_SIDE = 16  # two halvings leave a 4×4 map, the smallest that still has places
@@ -49,9 +51,20 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> float32, channels_last."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        mean, std = _channels(self.mean, images.device), _channels(self.std, images.device)
         return ((images.float() / 255.0 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1). Made once: a copy to a GPU in every step would wait for the step before."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small CPU tensor on the device. On CUDA from pinned memory, so that the host need not wait for the copy and,
+    with it, for all that was queued before."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +158,15 @@ class Augmentation:
         elif self.shift:
             images = self._shift(images, draws)
         if self.flip:
-            mirrored = (draws[4] < 0).to(images.device).view(-1, 1, 1, 1)
+            mirrored = send(draws[4] < 0, images.device).view(-1, 1, 1, 1)
             images = torch.where(mirrored, images.flip(3), images)
         return images.contiguous(memory_format=torch.channels_last)
 
     def _shift(self, images: Tensor, draws: Tensor) -> Tensor:
         """Whole pixels; what moves in repeats the edge, as padding by a constant would draw a frame on wild grounds."""
         count, _, height, width = images.shape
-        offsets = (draws[:2] * (self.shift + 0.5)).round().clamp(-self.shift, self.shift).long().to(images.device)
+        offsets = (draws[:2] * (self.shift + 0.5)).round().clamp(-self.shift, self.shift).long()
+        offsets = send(offsets, images.device)
         rows = (torch.arange(height, device=images.device) + offsets[0, :, None]).clamp(0, height - 1)  # (B, H)
         columns = (torch.arange(width, device=images.device) + offsets[1, :, None]).clamp(0, width - 1)  # (B, W)
         batch = torch.arange(count, device=images.device)[:, None, None]
@@ -167,7 +181,7 @@ class Augmentation:
         cos, sin = angle.cos() * scale, angle.sin() * scale
         dx, dy = draws[1] * 2 * self.shift / width, draws[0] * 2 * self.shift / height
         affine = torch.stack([torch.stack([cos, -sin, dx], 1), torch.stack([sin, cos, dy], 1)], 1)  # (B, 2, 3)
-        grid = F.affine_grid(affine.to(images.device), list(images.shape), align_corners=False)
+        grid = F.affine_grid(send(affine, images.device), list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -176,10 +190,20 @@ class Batches:
 
     def __init__(self, count: int, batch_size: int, generator: torch.Generator) -> None:
         self._count = count
-        self._batches = max(1, round(count / batch_size))  # nearly equal ones: a last batch of 1 would ruin BatchNorm
+        self._batches = self._number(count, batch_size)
         self._generator = generator
         self._order = torch.empty(0, dtype=torch.long)
         self._next = self._batches
+
+    @staticmethod
+    def _number(count: int, batch_size: int) -> int:
+        """Batches an epoch: nearly equal ones, for a last batch of 1 would ruin BatchNorm."""
+        return max(1, round(count / batch_size))
+
+    @classmethod
+    def largest(cls, count: int, batch_size: int) -> int:
+        """Images of the largest batch, which may be more than `batch_size`."""
+        return -(-count // cls._number(count, batch_size))
 
     def __len__(self) -> int:
         """Batches in which every image comes once."""

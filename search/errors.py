@@ -47,6 +47,7 @@ They are grouped by what the caller does about them.
     │   └── PermissionDenied           PERMISSION_DENIED      (PERMISSION_DENIED) ask for the role
     ├── SearchFailed                 the search itself failed (recorded on the job)         ABORTED
     │   ├── SearchDiverged             SEARCH_DIVERGED        loss became NaN or infinite
+    │   ├── NotEnoughMemory            NOT_ENOUGH_MEMORY      a step of two images does not fit the device
     │   └── SearchCancelled            SEARCH_CANCELLED
     └── InternalError                INTERNAL               a bug; quote the incident id        INTERNAL
 """
@@ -80,6 +81,7 @@ __all__ = [
     "JobFinished",
     "LeaseLost",
     "MissingResource",
+    "NotEnoughMemory",
     "NotFinite",
     "NotFound",
     "NotPossibleNow",
@@ -330,6 +332,10 @@ class SearchFailed(SupernetRegistryError):
 
 class SearchDiverged(SearchFailed):
     reason = "SEARCH_DIVERGED"
+
+
+class NotEnoughMemory(SearchFailed):
+    reason = "NOT_ENOUGH_MEMORY"
 
 
 class SearchCancelled(SearchFailed):

@@ -11,6 +11,8 @@ recipe's strategy (`search.variants`), and all the rest is the same for them. Ea
 it needs. The validation split therefore steers α (a few dozen numbers) and picks the best epoch; the test split is seen
 once, at the very end, by the pipeline.
 
+A search that diverges goes back to where its epoch began, once, and goes on with a smaller learning rate.
+
 Everything that the future depends on is in `state()`: with it a search goes on bit for bit (on a CPU).
 """
 
@@ -20,13 +22,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.data import Augmentation, Batches, Data, TensorSplit
+from search.data import Augmentation, Batches, Data, TensorSplit, send
 from search.dropping import drop_weakest
 from search.errors import SearchCancelled, SearchDiverged
 from search.evaluation import Score, autocast, evaluate
@@ -38,6 +40,8 @@ from search.variants import Batch, Darts, make_variant
 __all__ = ["Loop", "Plan"]
 
 _HUGE = 1e30  # a loss worse than any; infinity has no JSON
+_Result = TypeVar("_Result")
+_CHECK_EVERY = 50  # steps after which the device is asked whether all is finite: rarely, for it waits for the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class Loop:
         plan: what this run is for.
         generator: source of batches and augmentation.
         should_stop: polled before every step; True raises `SearchCancelled`.
+        say: hears of a rollback.
     """
 
     def __init__(
@@ -74,9 +79,10 @@ class Loop:
         *,
         generator: torch.Generator,
         should_stop: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.network, self.data, self.recipe, self.plan = network, data, recipe, plan
-        self._generator, self._should_stop = generator, should_stop
+        self._generator, self._should_stop, self._say = generator, should_stop, say
         self._augment = Augmentation.of(recipe)
         self._train_batches = Batches(len(data.train), recipe.batch_size, generator)
         self._val_batches = Batches(len(data.val), recipe.batch_size, generator)
@@ -97,6 +103,7 @@ class Loop:
         )
         self.steps = 0  # weight steps since the loop began, a taste's included
         self.epoch = 0  # epochs completed
+        self.rollbacks = 0  # 1 after a divergence; the learning rate is then smaller for good
         self.best: Score | None = None
         self._best_tensors: dict[str, Tensor] = {}
         self._best_kept: Kept = {}
@@ -124,11 +131,10 @@ class Loop:
 
         Raises:
             SearchCancelled: `should_stop` said so.
-            SearchDiverged: the training loss is no longer finite.
+            SearchDiverged: the search diverged again after it had been rolled back.
         """
         began = time.monotonic()
-        train = self.advance(self.steps_per_epoch)
-        score = self.evaluate()
+        train, score = self._with_rollback(lambda: (self._advance(self.steps_per_epoch), self.evaluate()))
         self.epoch += 1
         self._note_progress(score)
         genotype = self.network.derive() if self.plan.search_alphas else self.network.genotype
@@ -148,10 +154,35 @@ class Loop:
         )
 
     def advance(self, steps: int) -> Score:
-        """Make so many weight steps, α steps among them; the mean training loss and accuracy over them."""
+        """Make so many weight steps, α steps among them; the mean training loss and accuracy over them.
+
+        The first time that they diverge they are undone, and made again with a smaller learning rate.
+        """
+        return self._with_rollback(lambda: self._advance(steps))
+
+    def _with_rollback(self, attempt: Callable[[], _Result]) -> _Result:
+        """What `attempt` returns; if it diverges, from a second one with a smaller learning rate, once in a search."""
+        before = self._snapshot()
+        try:
+            return attempt()
+        except SearchDiverged as error:
+            if self.rollbacks or not self.recipe.rollback_factor:
+                raise
+            self.load_state(before)
+            self.rollbacks = 1
+            self._say(
+                f"{self.plan.phase.lower()}: {error.message} Back to step {self.steps}, with "
+                f"{self.recipe.rollback_factor:g} times the learning rate."
+            )
+        return attempt()
+
+    def _advance(self, steps: int) -> Score:
+        """`advance` without a second attempt."""
         self.network.set_norm_mode("train")
-        totals = torch.zeros(3, device=self.data.device)  # loss, hits, images: read once, no synchronisation in a step
-        for _ in range(steps):
+        totals = torch.zeros(
+            3, device=self.data.device
+        )  # loss, hits, images: read rarely, no synchronisation in a step
+        for number in range(1, steps + 1):
             if self._should_stop():
                 raise SearchCancelled(
                     "The search was cancelled.", remedy="Start it again to go on from its checkpoint."
@@ -162,13 +193,23 @@ class Loop:
                     self._alpha_step(self._alpha_optimizer)
             totals += self._weight_step()
             self.steps += 1
+            if number % _CHECK_EVERY == 0 or number == steps:
+                self._check_finite(totals)
         loss, hits, images = totals.tolist()
-        if not math.isfinite(loss):
-            raise SearchDiverged(
-                f"The training loss became {loss} within {self.steps} steps.",
-                remedy="Lower the learning rate, or look for constant or broken images.",
-            )
         return Score(loss / max(images, 1.0), hits / max(images, 1.0))
+
+    def _check_finite(self, totals: Tensor) -> None:
+        """Raise `SearchDiverged` unless the summed loss and all parameters are finite."""
+        size = nn.utils.get_total_norm([parameter.detach() for parameter in (*self.weights, *self.architecture)])
+        if not (math.isfinite(float(totals[0])) and math.isfinite(size)):
+            raise self._diverged("The training loss or the weights")
+
+    def _diverged(self, what: str) -> SearchDiverged:
+        again = ", once more after a rollback" if self.rollbacks else ""
+        return SearchDiverged(
+            f"{what} became infinite within {self.steps} steps{again}.",
+            remedy="Lower the learning rate, or look for constant or broken images.",
+        )
 
     def evaluate(self) -> Score:
         """Score on the validation split; the network's state is kept if it is the best so far."""
@@ -177,7 +218,14 @@ class Loop:
         return score
 
     def note(self, score: Score) -> None:
-        """Keep the network's state if `score`, its own on the validation split, is the best so far."""
+        """Keep the network's state if `score`, its own on the validation split, is the best so far.
+
+        Raises:
+            SearchDiverged: the score is no number. BatchNorm can hide weights from the training loss that are too large
+                for the statistics by which it is replaced here.
+        """
+        if not math.isfinite(score.loss):
+            raise self._diverged("The validation loss")
         if score.beats(self.best):
             self.best = score
             self._best_tensors = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
@@ -262,11 +310,15 @@ class Loop:
 
     def _batch(self, split: TensorSplit, batches: Batches) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, H, W) and labels (B,)."""
-        indices = batches.draw().to(self.data.device)
+        indices = send(batches.draw(), self.data.device)
         return self.data.normalisation(split.images[indices]), split.labels[indices]
 
     def learning_rate(self) -> float:
-        """Cosine from the plan's first rate to the recipe's last, over all epochs, after a linear warm-up."""
+        """Cosine from the plan's first rate to the recipe's last, over all epochs, after a linear warm-up; all of it
+        smaller after a rollback."""
+        return self._planned_learning_rate() * self.recipe.rollback_factor**self.rollbacks
+
+    def _planned_learning_rate(self) -> float:
         if self.steps < self.recipe.warmup_steps:
             return self.plan.learning_rate * (self.steps + 1) / (self.recipe.warmup_steps + 1)
         low = min(self.recipe.learning_rate_min, self.plan.learning_rate)
@@ -292,7 +344,14 @@ class Loop:
             "best_kept": dict(self._best_kept),
             "peak": list(self._peak),
             "epochs_without_progress": self._epochs_without_progress,
+            "rollbacks": self.rollbacks,
         }
+
+    def _snapshot(self) -> dict[str, Any]:
+        """`state()` as it is now, whatever training does afterwards; the best tensors are copies already."""
+        state = self.state()
+        best = state.pop("best_tensors")
+        return {**cast("dict[str, Any]", _cloned(state)), "best_tensors": best}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken, with the same data and recipe."""
@@ -314,6 +373,7 @@ class Loop:
         self._best_kept = {kind: mask.to(self.data.device) for kind, mask in state["best_kept"].items()}
         self._peak = (state["peak"][0], state["peak"][1])
         self._epochs_without_progress = state["epochs_without_progress"]
+        self.rollbacks = state["rollbacks"]
 
 
 def _weight_optimizer(weights: list[nn.Parameter], recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
@@ -331,6 +391,13 @@ def _set_gradients(parameters: list[nn.Parameter], gradients: tuple[Tensor | Non
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
+def _cloned(tree: Any) -> Any:
+    """A tree of dicts with its own tensors."""
+    if isinstance(tree, dict):
+        return {key: _cloned(value) for key, value in tree.items()}
+    return tree.clone() if isinstance(tree, Tensor) else tree
+
+
 def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -344,6 +411,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def _load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     fused = optimizer.defaults.get("fused", False)
+    optimizer.state.clear()  # a state from before the first step holds nothing, and must leave nothing
     for number, values in state.items():
         parameter = parameters[int(number)]
         steps_on = parameter.device if fused else torch.device("cpu")  # where the optimiser keeps its step count

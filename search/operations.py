@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search.cpu_kernels import depthwise, pointwise_norm
+
 __all__ = [
     "BatchNorm",
     "FactorizedReduce",
@@ -215,16 +217,16 @@ class SeparableConv(Operation):
 
     def __init__(self, channels: int, kernel: int, stride: int, *, affine: bool) -> None:
         super().__init__("relu", stride)
-        self.depthwise_1 = _depthwise(channels, kernel, stride)
+        self.depthwise_1 = DepthwiseConv(channels, kernel, stride)
         self.pointwise_1 = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm_1 = BatchNorm(channels, affine=affine)
-        self.depthwise_2 = _depthwise(channels, kernel, 1)
+        self.depthwise_2 = DepthwiseConv(channels, kernel, 1)
         self.pointwise_2 = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm_2 = BatchNorm(channels, affine=affine)
 
     def forward(self, shared: Tensor, scale: Tensor | None = None) -> Tensor:
-        x = F.relu(self.norm_1(self.pointwise_1(self.depthwise_1(shared))))
-        return self.norm_2.forward(self.pointwise_2(self.depthwise_2(x)), scale)
+        x = F.relu(_normalised(self.depthwise_1(shared), self.pointwise_1, self.norm_1, None), inplace=True)
+        return _normalised(self.depthwise_2(x), self.pointwise_2, self.norm_2, scale)
 
 
 class DilatedConv(Operation):
@@ -232,17 +234,43 @@ class DilatedConv(Operation):
 
     def __init__(self, channels: int, kernel: int, stride: int, *, affine: bool) -> None:
         super().__init__("relu", stride)
-        self.depthwise = _depthwise(channels, kernel, stride, dilation=2)
+        self.depthwise = DepthwiseConv(channels, kernel, stride, dilation=2)
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = BatchNorm(channels, affine=affine)
 
     def forward(self, shared: Tensor, scale: Tensor | None = None) -> Tensor:
-        return self.norm.forward(self.pointwise(self.depthwise(shared)), scale)
+        return _normalised(self.depthwise(shared), self.pointwise, self.norm, scale)
 
 
-def _depthwise(channels: int, kernel: int, stride: int, dilation: int = 1) -> nn.Conv2d:
-    padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+def _normalised(x: Tensor, pointwise: nn.Conv2d, norm: BatchNorm, scale: Tensor | None) -> Tensor:
+    """`scale` × BatchNorm of the pointwise convolution of x."""
+    if norm.mode != "train" or x.device.type != "cpu":
+        return norm.forward(pointwise(x), scale)
+    weight = _scaled(norm, norm.weight, scale, 1.0)
+    bias = None if norm.bias is None else _scaled(norm, norm.bias, scale, 0.0)
+    return pointwise_norm(x, pointwise.weight, weight, bias, BatchNorm.eps)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """Depthwise convolution without bias, padded so that a stride of 1 keeps the sides.
+
+    With stride and dilation of 2 it reads even rows and columns only, and is an ordinary one of those.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int = 1) -> None:
+        padding = dilation * (kernel // 2)
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride))."""
+        stride, dilation = self.stride[0], self.dilation[0]
+        if stride == dilation == 2:
+            x = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+            stride = dilation = 1
+        if stride == 1 and x.device.type == "cpu":
+            return depthwise(x, self.weight, dilation)
+        padding = dilation * (self.kernel_size[0] // 2)
+        return F.conv2d(x, self.weight, None, stride, padding, dilation, self.groups)
 
 
 def make_operation(name: str, channels: int, stride: int, *, affine: bool, normalise_pools: bool) -> Operation:

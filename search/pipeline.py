@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
@@ -22,11 +22,13 @@ from search.data import Data, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument
 from search.evaluation import Score, calibrate, collect_logits, score_logits
 from search.loop import Loop, Plan
+from search.mapping import map_supernet
+from search.memory import fit_batch_size, free_bytes, measure_step
 from search.perturbation import select_by_perturbation
 from search.recipe import Recipe
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult, Taste
 from search.serialization import load_weights, save_weights
-from search.spaces import Genotype, SearchSpace, check_compatible, family_of
+from search.spaces import Genotype, SearchSpace, family_of
 from search.supernet import Network, alpha_entropy, skip_count
 from search.tasks import ImageDataset
 from search.taste import SearchSetup, Source, taste_sources
@@ -66,12 +68,13 @@ def run_pipeline(
         listener: hears of progress, and may stop the search.
 
     Raises:
-        SpaceMismatch: a candidate's search space is another.
+        SpaceMismatch: a candidate's search space differs in more than its size.
         UnsafeWeights, NotFinite, WeightsTooLarge: a candidate's weights cannot be used.
         InvalidArgument: unknown mode or recipe value, or a checkpoint of another job.
         BlobCorrupt: the checkpoint is unreadable.
         SearchCancelled: the listener said stop.
-        SearchDiverged: the loss is no longer finite.
+        NotEnoughMemory: not even two images a step fit the device.
+        SearchDiverged: loss or weights became infinite, and again after a rollback.
     """
     recipe.check()
     recipe.check_space(space)
@@ -93,9 +96,10 @@ class _Run:
     def __init__(
         self, dataset: ImageDataset, space: SearchSpace, recipe: Recipe, seed: int, device: str, listener: Listener
     ) -> None:
-        self.dataset, self.space, self.recipe, self.seed, self.listener = dataset, space, recipe, seed, listener
+        self.dataset, self.space, self.seed, self.listener = dataset, space, seed, listener
+        self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
         self.data: Data = load_data(dataset, space, pick_device(device))
-        self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop)
+        self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message)
         self.decision: Decision | None = None
         self.loop: Loop | None = None
         self.child_loop: Loop | None = None
@@ -105,6 +109,7 @@ class _Run:
 
     def decide(self, candidates: Sequence[Candidate], mode: str, *, taste: bool) -> None:
         """Choose where the search starts, and set up its loop."""
+        self._fit_memory()
         sources = [self._source(candidate) for candidate in candidates]
         if not sources:
             self.loop = self.setup.prepare(None, "SCRATCH").loop
@@ -120,9 +125,23 @@ class _Run:
         self.listener.on_decision(self.decision)
         self._checkpoint()
 
+    def _fit_memory(self) -> None:
+        """Halve the batch size until a step fits into the free memory; a resumed search keeps what it began with."""
+        step = measure_step(self.setup.bare_loop(warm=False).network, self.data)
+        recipe, remark = fit_batch_size(self.recipe, self.data, step, free_bytes(self.data.device))
+        if remark:
+            self.listener.on_message(remark)
+            self._use(recipe)
+
+    def _use(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.setup = replace(self.setup, recipe=recipe)
+
     def _source(self, candidate: Candidate) -> Source:
         info, tensors = load_weights(candidate.weights, "supernet")
-        check_compatible(info.space, self.space)
+        if info.space != self.space:
+            tensors, report = map_supernet(tensors, info.space, self.space)
+            self.listener.on_message(f"{candidate.version} is of another size: {report}.")
         return Source(candidate.version, candidate.ot_distance, tensors, _skill(info))
 
     def search(self) -> None:
@@ -181,6 +200,7 @@ class _Run:
             plan,
             generator=make_generator(self.seed, "child"),
             should_stop=self.listener.should_stop,
+            say=self.listener.on_message,
         )
 
     def _train(self, loop: Loop, phase: str) -> None:
@@ -265,7 +285,7 @@ class _Run:
             "format": _FORMAT,
             "dataset": self.dataset.digest,
             "space": self.space.id,
-            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.recipe).items()},
+            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.given).items()},
             "seed": self.seed,
         }
 
@@ -276,6 +296,7 @@ class _Run:
             "identity": self._identity(),
             "decision": asdict(self.decision),
             "seconds": self.seconds,
+            "batch_sizes": {"batch_size": self.recipe.batch_size, "eval_batch_size": self.recipe.eval_batch_size},
             "search": self.loop.state(),
             "genotype": "" if self.genotype is None else family_of(self.space).format_genotype(self.genotype),
             "derivation_steps": self.derivation_steps,
@@ -290,6 +311,7 @@ class _Run:
             identity, decision = tree["identity"], _decision_from(tree["decision"])
             _check_identity(identity, self._identity())
             self.decision, self.seconds = decision, dict(tree["seconds"])
+            self._use(replace(self.given, **tree["batch_sizes"]))
             self.loop = self.setup.bare_loop(warm=bool(decision.source) and carries_weights(decision.transfer_mode))
             self.loop.load_state(tree["search"])
             if tree["child"] is not None:

@@ -44,6 +44,7 @@ class Recipe:
     weight_decay: float = 3e-4
     clip_norm: float = 5.0  # largest norm of the weights' gradient; 0 for no clipping
     label_smoothing: float = 0.0
+    rollback_factor: float = 0.5  # of the learning rate after a divergence, once; 0 fails at the first
 
     # Search: α (validation split, as the held-out half in DARTS)
     alpha_learning_rate: float = 3e-4
@@ -171,6 +172,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (2, 65_536),
     "learning_rate": (0.0, 10.0),
     "warm_learning_rate": (0.0, 10.0),
+    "rollback_factor": (0.0, 1.0),
     "child_epochs": (0, 10_000),
     "derivation_steps": (0, 10_000),
     "taste_share": (0.0, 1.0),

@@ -361,7 +361,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 2C, ceil(H/2), ceil(W/2))."""
-        y = self.conv_b(F.relu(self.conv_a(F.relu(x))))
+        y = self.conv_b(F.relu(self.conv_a(F.relu(x)), inplace=True))
         # ceil_mode: an odd side keeps its last row, as the strided convolution beside it does.
         return cast("Tensor", y + self.shortcut(F.avg_pool2d(x, 2, 2, ceil_mode=True)))
 

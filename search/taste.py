@@ -163,6 +163,7 @@ class SearchSetup:
     recipe: Recipe
     seed: int
     should_stop: Callable[[], bool]
+    say: Callable[[str], None] = lambda _: None
 
     def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Start:
         """A loop ready for its first step: fresh or transferred network, head computed from prototypes."""
@@ -219,6 +220,7 @@ class SearchSetup:
             plan,
             generator=make_generator(self.seed, "search"),
             should_stop=self.should_stop,
+            say=self.say,
         )
 
 

@@ -1,9 +1,10 @@
 """Starting a search from a stored supernet: what is transferred, what is fresh, and how the head begins.
 
-Everything but the head fits tensor by tensor, because the spaces are the same (`check_compatible`); a tensor that is
-missing, surplus or of another shape is an error, never a silent partial load. The head is new, since the classes are:
-it is computed in closed form from the features of the target's training images, so that the very first step already
-descends from a useful classifier instead of destroying the backbone with a random head's gradients.
+Everything but the head fits tensor by tensor, because the spaces are the same or the source was mapped to this one's
+size (`search.mapping`); a tensor that is missing, surplus or of another shape is an error, never a silent partial load.
+The head is new, since the classes are: it is computed in closed form from the features of the target's training images,
+so that the very first step already descends from a useful classifier instead of destroying the backbone with a random
+head's gradients.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from search.errors import InvalidSearchSpace
+from search.errors import InvalidSearchSpace, SpaceMismatch
 from search.spaces.compact import Compact
 from search.spaces.darts import Darts
 from search.spaces.family import Family, Genotype
 from search.spaces.nas_bench_201 import NasBench201
-from search.spaces.space import SearchSpace, check_compatible, check_ranges
+from search.spaces.sizes import SIZES, block_origins, unequal_fields
+from search.spaces.space import SearchSpace, check_ranges
 
 __all__ = [
     "DEFAULT_FAMILY",
@@ -88,6 +89,24 @@ def space_from_json(values: Mapping[str, Any]) -> SearchSpace:
 def family_of(space: SearchSpace) -> Family:
     """The family of a space; raises `InvalidSearchSpace` if it is unknown."""
     return _find_family(space.family)
+
+
+def check_compatible(source: SearchSpace, target: SearchSpace) -> None:
+    """Raise `SpaceMismatch`, naming the fields that differ, unless weights of `source` fit a supernet of `target`.
+
+    They fit as they are where the spaces are equal, and are mapped (`search.mapping`) where only sizes differ.
+    """
+    unequal = unequal_fields(source, target)
+    if set(unequal) <= set(SIZES):
+        block_origins(family_of(target), source, target)
+        return
+    differences = ", ".join(f"{name} {getattr(source, name)!r} against {getattr(target, name)!r}" for name in unequal)
+    raise SpaceMismatch(
+        f"The source's search space {source.id} does not fit the target's {target.id}: {differences}.",
+        remedy=f"Choose a source that differs in {' and '.join(SIZES)} only, or start from scratch.",
+        field="search_space",
+        metadata={"sourceSpace": source.id, "targetSpace": target.id},
+    )
 
 
 def _find_family(name: object) -> Family:

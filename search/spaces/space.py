@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from search.errors import InvalidSearchSpace, SpaceMismatch
+from search.errors import InvalidSearchSpace
 
-__all__ = ["SearchSpace", "check_compatible", "check_ranges"]
+__all__ = ["SearchSpace", "check_ranges"]
 
 _RANGES: dict[str, tuple[int, int]] = {
     "channels": (4, 256),
@@ -80,20 +80,3 @@ def check_ranges(space: SearchSpace, *, field: str = "search_space") -> None:
             remedy="Choose channels that are a multiple of partial_channels, and at least twice as many.",
             field=f"{field}.partial_channels",
         )
-
-
-def check_compatible(source: SearchSpace, target: SearchSpace) -> None:
-    """Raise `SpaceMismatch`, naming the fields that differ, unless weights of `source` fit a supernet of `target`."""
-    if source.id == target.id:
-        return
-    differences = ", ".join(
-        f"{f.name} {getattr(source, f.name)!r} against {getattr(target, f.name)!r}"
-        for f in fields(SearchSpace)
-        if getattr(source, f.name) != getattr(target, f.name)
-    )
-    raise SpaceMismatch(
-        f"The source's search space {source.id} is not the target's {target.id}: {differences}.",
-        remedy="Search in the source's space, choose another source, or start from scratch.",
-        field="search_space",
-        metadata={"sourceSpace": source.id, "targetSpace": target.id},
-    )

@@ -11,7 +11,8 @@ from registry.candidates import Cutoff, Measured, candidates_of, judge_novelty, 
 from search.spaces import SearchSpace, make_space
 
 SPACE = make_space("nas-bench-201")
-OTHER_SPACE = make_space("nas-bench-201", channels=32)
+OTHER_SPACE = make_space("nas-bench-201", head_pool=2)
+OTHER_SIZE = make_space("nas-bench-201", channels=32)
 
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -116,7 +117,19 @@ def test_a_dataset_without_a_version_in_the_queried_space_is_marked_incompatible
     assert not candidate.compatible
     assert not candidate.eligible
     assert codes(candidate) == ["INCOMPATIBLE_SPACE"]
-    assert "channels" in candidate.reasons[0].message
+    assert "head_pool" in candidate.reasons[0].message
+
+
+def test_a_version_of_another_size_is_offered_only_where_there_is_none_of_the_queried_space():
+    other = version("other", space=OTHER_SIZE, accuracy=0.9)
+    (candidate,) = rank([measured("a", 1.0, other)], space=SPACE, tie_band=0.04)
+    assert (candidate.compatible, candidate.eligible) == (True, True)
+    assert codes(candidate) == ["NEAREST", "OTHER_SIZE"]
+    (candidate,) = rank([measured("a", 1.0, other, version("exact", accuracy=0.8))], space=SPACE, tie_band=0.04)
+    assert candidate.version == "supernets/exact/versions/1"
+    assert codes(candidate) == ["NEAREST"]
+    (candidate,) = rank([measured("a", 1.0, other, version("poor", accuracy=0.1))], space=SPACE, tie_band=0.04)
+    assert candidate.version == "supernets/other/versions/1", "one that learnt nothing is no better for its size"
 
 
 def test_without_a_queried_space_the_best_version_of_every_space_is_offered():

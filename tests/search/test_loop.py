@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from search.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.data import load_data, make_generator
 from search.errors import SearchCancelled, SearchDiverged
 from search.evaluation import Score
@@ -132,6 +133,59 @@ def test_a_diverging_search_says_so():
         loop.run_epoch()
 
 
+def diverging(**changes) -> Recipe:
+    """Weight decay makes SGD itself unstable: a step multiplies every weight by 1 - learning rate × decay = -5; at
+    a quarter of the rate, by -0.5."""
+    recipe = replace(RECIPE, optimizer="sgd", momentum=0.0, clip_norm=0.01, batch_size=8, epochs=50, patience=50)
+    return replace(recipe, learning_rate=6.0, weight_decay=1.0, rollback_factor=0.25, **changes)
+
+
+def test_a_search_that_diverges_is_rolled_back_to_its_epochs_start_and_goes_on_at_a_smaller_rate():
+    said = []
+    loop = make_loop(diverging(), say=said.append)
+    epochs, before = [], {}
+    while not loop.rollbacks:
+        before = snapshot(loop.network)
+        epochs.append(loop.run_epoch())
+    assert len(epochs) > 1, "it was good for an epoch"
+    assert [epoch.steps for epoch in epochs] == [4 * number for number in range(1, len(epochs) + 1)]
+    assert epochs[-1].learning_rate == pytest.approx(0.25 * epochs[-2].learning_rate, rel=0.01)
+    assert said[0].startswith("search: The ")
+    assert said[0].endswith(f" Back to step {epochs[-2].steps}, with 0.25 times the learning rate.")
+    assert all(parameter.isfinite().all() for parameter in before.values())
+    assert loop.network.head.weight.norm() <= before["head.weight"].norm(), "it has come down since"
+    loop.run_epoch()
+    assert len(said) == 1, said
+
+
+def test_a_second_divergence_fails_and_says_so():
+    loop = make_loop(diverging())
+    loop.recipe = replace(loop.recipe, rollback_factor=0.9)
+    with pytest.raises(SearchDiverged, match="once more after a rollback"):
+        for _ in range(50):
+            loop.run_epoch()
+    assert loop.rollbacks == 1
+
+
+def test_without_a_rollback_factor_the_first_divergence_fails():
+    loop = make_loop(replace(diverging(), rollback_factor=0.0))
+    with pytest.raises(SearchDiverged):
+        for _ in range(50):
+            loop.run_epoch()
+    assert loop.rollbacks == 0
+
+
+def test_a_loop_goes_on_bit_for_bit_after_a_rollback():
+    recipe = diverging()
+    whole, resumed = make_loop(recipe), make_loop(recipe)
+    while not whole.rollbacks:
+        whole.run_epoch()
+    resumed.load_state(unpack_checkpoint(pack_checkpoint(whole.state())))
+    assert whole.run_epoch().train_loss == resumed.run_epoch().train_loss
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_a_loop_goes_on_bit_for_bit_from_its_state(optimizer, after):
@@ -146,3 +200,24 @@ def test_a_loop_goes_on_bit_for_bit_from_its_state(optimizer, after):
     assert [e.train_loss for e in resumed] == [e.train_loss for e in expected]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rotation", [0.0, 8.0])
+def test_no_step_waits_for_the_gpu(rotation):
+    """torch itself raises at whatever would make the host wait."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    data = load_data(tiny_dataset(), SPACE, device)
+    network = Network(SPACE, 2, generator=make_generator(0, "net")).to(device)
+    recipe = replace(RECIPE, max_rotation_degrees=rotation, horizontal_flip=True)
+    loop = Loop(network, data, recipe, make_loop().plan, generator=make_generator(0, "loop"))
+    loop.advance(2)  # optimisers' state, constants
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            loop._alpha_step(loop._alpha_optimizer)
+            loop._weight_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -34,6 +34,7 @@ class Recorder(Listener):
         self.decisions: list[Decision] = []
         self.epochs: list[Epoch] = []
         self.checkpoints: list[bytes] = []
+        self.messages: list[str] = []
         self.polls = 0
         self.stop_before = stop_before
 
@@ -45,6 +46,9 @@ class Recorder(Listener):
 
     def on_checkpoint(self, data: bytes) -> None:
         self.checkpoints.append(data)
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
 
     def should_stop(self) -> bool:
         self.polls += 1
@@ -130,6 +134,20 @@ def test_a_child_takes_other_sizes_and_colours_but_no_other_shapes(cold):
     for wrong in (np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16, 1), np.float32)):
         with pytest.raises(InvalidArgument):
             child.predict(wrong)
+
+
+def test_a_resumed_search_keeps_the_batch_size_that_it_began_with(cold):
+    """Where it began memory was short, and its batches were smaller than the recipe's."""
+    tree = unpack_checkpoint(cold[1].checkpoints[0])
+    assert tree["batch_sizes"]["batch_size"] == RECIPE.batch_size
+    small = replace(RECIPE, batch_size=RECIPE.batch_size // 2)
+    began = Recorder()
+    run(began, recipe=small)
+    other = unpack_checkpoint(began.checkpoints[0])
+    resumed = Recorder()
+    result = run(resumed, checkpoint=pack_checkpoint({**other, "identity": tree["identity"]}))
+    assert [e.train_loss for e in resumed.epochs] == [e.train_loss for e in began.epochs]
+    assert result.search_steps == 2 * cold[0].search_steps
 
 
 @pytest.mark.parametrize("number", range(7))
@@ -235,6 +253,17 @@ def test_checkpoints_survive_packing(cold):
 def test_a_source_of_another_space_is_refused(candidate):
     with pytest.raises(SpaceMismatch):
         run(space=make_space(channels=4), candidates=[candidate])
+
+
+def test_a_source_of_another_size_is_mapped_and_the_listener_hears_how(candidate):
+    recorder = Recorder()
+    space = replace(SPACE, channels=8, cells=2)
+    result = run(recorder, space=space, candidates=[candidate], recipe=replace(RECIPE, epochs=1, child_epochs=0))
+    assert check_weights(result.weights).space == space
+    assert candidate.version in {taste.version for taste in recorder.decisions[0].tastes}
+    (message,) = (text for text in recorder.messages if "another size" in text)
+    assert message.startswith(f"{candidate.version} is of another size: ")
+    assert " repeated, 0 of the source's not used" in message
 
 
 def test_a_child_is_no_source(cold):

@@ -107,10 +107,11 @@ def test_a_foreign_id_is_refused():
         space_from_fields(descriptor)
 
 
-def test_unequal_spaces_are_incompatible_and_the_error_names_the_difference():
+def test_spaces_that_differ_in_more_than_size_are_incompatible_and_the_error_names_the_difference():
     check_compatible(make_space(), make_space())
-    with pytest.raises(SpaceMismatch, match="channels 8 against 16"):
-        check_compatible(make_space(), make_space(channels=16))
+    check_compatible(make_space(), make_space(channels=16, cells=3))
+    with pytest.raises(SpaceMismatch, match="channels 8 against 16, head_pool 4 against 2"):
+        check_compatible(make_space(), make_space(channels=16, head_pool=2))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

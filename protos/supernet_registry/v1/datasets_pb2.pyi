@@ -494,7 +494,7 @@ class Reason(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """`NEAREST`, `TIED`, `SAME_DATASET`, `NOT_CONVERGED`, `LOW_QUALITY`, `INCOMPATIBLE_SPACE`, `COLLAPSED`, `FAR`,
-    `MOMENTS_ONLY`.
+    `MOMENTS_ONLY`, `OTHER_SIZE`.
     """
     message: _builtins.str
     """One sentence with the numbers."""

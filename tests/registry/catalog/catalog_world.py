@@ -37,7 +37,7 @@ from search.tasks import ImageDataset, dataset_from_arrays
 POSTGRESQL = os.environ.get("SUPERNET_REGISTRY_TEST_DATABASE_URL", "")
 
 SPACE = make_space(channels=4)
-OTHER_SPACE = make_space(channels=8)
+OTHER_SPACE = make_space(channels=8, head_pool=2)
 SPACE_DESCRIPTOR = describe_space(SPACE)
 CLASSES = 2
 EMBEDDING_ID = "test-embedding"

@@ -232,7 +232,7 @@ def test_queries_at_the_same_time_give_the_same_answers(finder, sources):
 
 
 def test_versions_of_another_space_are_marked(client, sources):
-    descriptor = SpaceDescriptor(**SPACE.to_json() | {"operations": SPACE.operations, "channels": 8})
+    descriptor = SpaceDescriptor(**SPACE.to_json() | {"operations": SPACE.operations, "head_pool": 3})
     answer = client.nearest(make_dataset(99), search_space=descriptor)
     assert answer.candidates
     assert not any(c.compatible or c.eligible for c in answer.candidates)
