@@ -24,6 +24,7 @@ __all__ = [
     "Executor",
     "JobError",
     "JobEvent",
+    "JobKind",
     "JobState",
     "Lease",
     "Lineage",
@@ -84,6 +85,12 @@ class Executor(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     POOL = "POOL"
     CALLER = "CALLER"
+
+
+class JobKind(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    SEARCH = "SEARCH"
+    GENERALIST = "GENERALIST"
 
 
 class ParentRole(StrEnum):
@@ -192,6 +199,7 @@ class SourceCandidate:
     reasons: tuple[Reason, ...] = ()
     class_coupling: ClassCoupling | None = None
     predicted_gain: float | None = None
+    generalist: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +305,7 @@ class SupernetVersion:
     head: bool = False
     create_time: datetime | None = None
     dataset_display_name: str = ""
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +336,8 @@ class SearchSpec:
     taste_share: float = 0.0
     taste_candidates: int = 0
     executor: Executor = Executor.UNSPECIFIED
+    datasets: tuple[str, ...] = ()
+    without_replay: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +411,7 @@ class SearchJob:
     etag: str = ""
     dataset_display_name: str = ""
     base_version: str = ""
+    kind: JobKind = JobKind.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,7 @@ class _Run:
     def _source(self, candidate: Candidate) -> Source:
         info, tensors = load_weights(candidate.weights, "supernet")
         check_compatible(info.space, self.space)
-        return Source(candidate.version, candidate.ot_distance, tensors, _skill(info))
+        return Source(candidate.version, candidate.ot_distance, tensors, _skill(info), candidate.generalist)
 
     def search(self) -> None:
         """Search until the last epoch or a plateau; the supernet is then in its best state."""

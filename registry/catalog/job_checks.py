@@ -9,12 +9,12 @@ from registry.catalog import names
 from registry.catalog.checks import check_labels, check_number, check_text
 from search.errors import InvalidArgument
 
-__all__ = ["DEFAULT_STREAM", "check_job_draft"]
+__all__ = ["DEFAULT_STREAM", "SPEC_RANGES", "check_job_draft"]
 
 DEFAULT_STREAM = "default"
 
 _SPEC = "search_job.spec"
-_RANGES: dict[str, tuple[float, float]] = {
+SPEC_RANGES: dict[str, tuple[float, float]] = {
     "epochs": (0, 10_000),
     "patience": (0, 10_000),
     "batch_size": (0, 8192),
@@ -23,6 +23,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "taste_share": (0.0, 1.0),
     "taste_candidates": (0, 32),
 }
+"""Least and largest values of a spec's numbers."""
 
 
 def check_job_draft(job: SearchJob) -> SearchJob:
@@ -45,8 +46,14 @@ def check_job_draft(job: SearchJob) -> SearchJob:
 
 
 def _check_spec(spec: SearchSpec) -> SearchSpec:
-    for name, (low, high) in _RANGES.items():
+    for name, (low, high) in SPEC_RANGES.items():
         check_number(getattr(spec, name), f"{_SPEC}.{name}", low=low, high=high)
+    if spec.datasets or spec.without_replay:
+        raise InvalidArgument(
+            "A search job has one dataset.",
+            remedy="Call PretrainGeneralist for a supernet of several datasets.",
+            field=f"{_SPEC}.datasets" if spec.datasets else f"{_SPEC}.without_replay",
+        )
     policy = SourcePolicy.AUTO if spec.source_policy is SourcePolicy.UNSPECIFIED else spec.source_policy
     if (policy is SourcePolicy.VERSION) != bool(spec.source_version):
         raise InvalidArgument(
