@@ -85,7 +85,8 @@ def test_a_generalist_is_a_job_and_its_version_a_candidate_of_every_later_search
     assert client.get_supernet("supernets/generalist").head == version.name
     assert [epoch.epoch.epoch for epoch in client.watch_search_job(job.name) if epoch.epoch] == [1, 2, 3]
 
-    near = done(client, client.submit_search(tiny_dataset(2), name="near", space=tiny_space(), **QUICK))
+    quick = {**QUICK, "epochs": 1, "child_epochs": -1, "space": tiny_space()}
+    near = done(client, client.submit_search(tiny_dataset(2), name="near", **quick))
     assert client.get_version(near.name).datasets == ()
     found = client.nearest(tiny_dataset(4), search_space=tiny_space(), top_k=1)
     assert [(c.version, c.generalist) for c in found.candidates] == [(near.name, False), (version.name, True)]
@@ -96,8 +97,7 @@ def test_a_generalist_is_a_job_and_its_version_a_candidate_of_every_later_search
     elsewhere = client.nearest(tiny_dataset(4), search_space=replace(tiny_space(), channels=6))
     assert not any(candidate.generalist for candidate in elsewhere.candidates)
 
-    options = {**QUICK, "taste_candidates": 1}
-    target = client.submit_search(tiny_dataset(4), name="target", space=tiny_space(), **options)
+    target = client.submit_search(tiny_dataset(4), name="target", taste_candidates=1, **quick)
     done(client, target)
     decision = client.get_search_job(target.name).decision
     assert isinstance(decision, SourceDecision)

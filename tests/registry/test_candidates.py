@@ -237,7 +237,7 @@ def test_a_generalist_has_the_least_known_distance_and_says_what_it_is():
 
 
 def test_a_generalists_gate_is_that_of_a_mean_accuracy():
-    """Three standard errors of guessing on every dataset and taking the mean: √(Σ c(1-c)/n_t)/T, as a simulation has it."""
+    """Three standard errors of the mean of guesses on every dataset, as a simulation finds them."""
     tasks = [learnt("a", chance=0.5, val_count=10), learnt("b", chance=0.5, val_count=40)]
     candidate = generalist_candidate(version("g", accuracy=0.7), tasks, SPACE)
     draws = np.random.default_rng(0)

@@ -132,7 +132,7 @@ def test_a_killed_workers_generalist_is_resumed_and_finished_by_another(
     address = make_registry_server(lease_seconds=3.0).address
     client = connect(address)
     names = [client.register_dataset(tiny_dataset(seed), retain_images=True).name for seed in (0, 1)]
-    job = client.pretrain_generalist(names, space=tiny_space(), epochs=12, patience=99, batch_size=16)
+    job = client.pretrain_generalist(names, space=tiny_space(), epochs=8, patience=99, batch_size=16)
     first = processes.worker(address, "--once")
     follow_until(client, job, in_epoch(2))
     first.kill()
@@ -141,7 +141,7 @@ def test_a_killed_workers_generalist_is_resumed_and_finished_by_another(
     ended = client.wait_search_job(job.name)
     assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 2), ended.error
     assert "resumed from a checkpoint" in processes.log(second)
-    assert epochs_of(client, job) == [("SEARCH", number) for number in range(1, 13)]
+    assert epochs_of(client, job) == [("SEARCH", number) for number in range(1, 9)]
     assert client.get_version(ended.version).datasets == tuple(names)
 
 
