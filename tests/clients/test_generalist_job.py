@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from clients import (
 from clients.convert import to_proto
 from clients.job_runner import run_leased_job
 
-OPTIONS: dict[str, Any] = {"space": tiny_space(), "epochs": 3, "batch_size": 16, "patience": 99}
+OPTIONS: dict[str, Any] = {"space": tiny_space(), "epochs": 2, "batch_size": 16, "patience": 99}
 REQUEST = "5f0c2f0e-6f0f-4b0e-9c5d-000000000077"
 
 
@@ -83,7 +84,7 @@ def test_a_generalist_is_a_job_and_its_version_a_candidate_of_every_later_search
     assert version.child_blob == ""
     assert version.parents == ()
     assert client.get_supernet("supernets/generalist").head == version.name
-    assert [epoch.epoch.epoch for epoch in client.watch_search_job(job.name) if epoch.epoch] == [1, 2, 3]
+    assert [epoch.epoch.epoch for epoch in client.watch_search_job(job.name) if epoch.epoch] == [1, 2]
 
     quick = {**QUICK, "epochs": 1, "child_epochs": -1, "space": tiny_space()}
     near = done(client, client.submit_search(tiny_dataset(2), name="near", **quick))
@@ -218,3 +219,32 @@ def test_weights_of_another_space_or_with_other_heads_are_refused(client: Regist
     assert leased is not None
     with pytest.raises(DimensionMismatch, match="heads"):
         client.complete_search_job(leased[0], there)
+
+
+def test_the_command_resolves_names_waits_and_shows_the_result(
+    client: RegistryClient, idle: Callable[..., SimpleNamespace]
+) -> None:
+    """By display name, by resource name, or all that is retained; a name of none is an error in one line."""
+    names = retained(client, 0, 1)
+    client.register_dataset(tiny_dataset(2))  # not retained
+    words = ["generalist", "--channels", 4, "--cells", 1, "--stem-stride", 2, "--epochs", 1, "--patience", 1]
+    queued = idle(*words, "--all-retained", "--no-wait", "--json")
+    assert queued.json["datasets"] == names
+    assert client.cancel_search_job(queued.json["job"]).state is JobState.CANCELLED
+    wrong = idle(*words, "-d", "stripes 0", "-d", "no such", "--json")
+    assert (wrong.code, wrong.json["error"]["field"]) == (2, "datasets")
+
+    def work() -> None:
+        with RegistryClient(client.address) as own:
+            while (leased := own.lease_search_job("test", device="cpu", wait_seconds=5.0)) is None:
+                pass
+            run_leased_job(own, *leased, device="cpu")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    shown = idle(*words, "-d", "stripes 0", "-d", names[1])
+    worker.join()
+    assert shown.code == 0, shown.err
+    assert "search, epoch 1 of 1: validation" in shown.err
+    assert "generalist/1" in shown.out
+    assert "mean accuracy" in shown.out
