@@ -11,6 +11,10 @@ else, however large it is, and no rhythm of the recipe (`alpha_every`) can let Î
 images of one dataset, standardised by that dataset's own mean and deviation, so BatchNorm never mixes two of them. The
 heads of the others have no gradient in a step, so neither momentum nor weight decay moves them.
 
+*The best epoch* is the one with the best mean over the datasets' validation splits. From scratch the start does not
+count as one: heads from class prototypes can lead on untrained features for a while, but what others want of a
+generalist are its features, and untrained ones are what they have already.
+
 *Going on.* Given a generalist (or any supernet) as its base, weights, Î± and the heads of datasets that the base knows
 are taken over; only new heads begin from class prototypes. The datasets that the base knows are trained along
 (*replay*), or else only watched: then they are forgotten, and the report says how fast.
@@ -300,6 +304,8 @@ class _Run:
                 fit_head(network, data, self.recipe)
         network.set_norm_mode("train")
         self.loop = self._make_loop(network, trained, warm=base is not None)
+        if base is not None:
+            self.loop.evaluate()  # the base may already be the best there will be
         self.seconds += time.monotonic() - began
         self.listener.on_decision(decision)
         self._checkpoint()
@@ -322,8 +328,6 @@ class _Run:
         """Train until the last epoch or a plateau; the supernet is then in its best state."""
         assert self.loop is not None
         loop = self.loop
-        if loop.best is None:
-            loop.evaluate()  # where it starts from may already be the best there will be
         while not loop.finished:
             epoch = loop.run_epoch()
             self.seconds += epoch.seconds

@@ -231,8 +231,9 @@ def _draw_map(client: RegistryClient, found: DatasetMap, target: str, path: Path
 
 
 def _warm_starts(client: RegistryClient) -> set[tuple[str, str]]:
-    """(dataset of the source, dataset that was searched) of every version that had a source."""
-    versions = {version.name: version for version in client.list_versions()}
+    """(dataset of the source, dataset that was searched) of every version that had a source; a generalist has no place
+    on the map."""
+    versions = {version.name: version for version in client.list_versions() if not version.datasets}
     return {
         (versions[source].dataset, version.dataset)
         for version in versions.values()
