@@ -138,4 +138,5 @@ def is_generalist() -> sa.ColumnElement[bool]:
 def uses_dataset(dataset_row: sa.ColumnElement[Any] | int) -> sa.ColumnElement[bool]:
     """Of a row of `jobs`: whether it is about that dataset, alone or among others."""
     among = sa.exists().where(job_datasets.c.job_row == jobs.c.row_id, job_datasets.c.dataset_row == dataset_row)
-    return sa.or_(jobs.c.dataset_row == dataset_row, among)
+    # Said explicitly: `datasets` may stand two queries further out, where SQLAlchemy does not look by itself.
+    return sa.or_(jobs.c.dataset_row == dataset_row, among.correlate(jobs, datasets))
