@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.data import Batches, Data, Normalisation, load_data, make_generator, pick_device
-from search.errors import BlobCorrupt, InvalidArgument
+from search.errors import BlobCorrupt, InvalidArgument, UnsafeWeights
 from search.evaluation import Score, calibrate, calibrate_over, collect_logits, evaluate, score_logits
 from search.heads import heads_of
 from search.loop import Loop, Plan
@@ -46,6 +46,7 @@ from search.spaces import SearchSpace, check_compatible, family_of
 from search.supernet import Network, alpha_entropy, skip_count
 from search.tasks import ImageDataset
 from search.warm_start import fit_head, temper, transfer
+from search.weights import WeightsInfo
 
 __all__ = ["GeneralistLoop", "GeneralistResult", "MultiHeadNetwork", "TaskReport", "pretrain_generalist"]
 
@@ -276,21 +277,14 @@ class _Run:
         """Set up the supernet: from scratch, or from a base with the heads that it has."""
         began = time.monotonic()
         network = self._network()
-        known: dict[int, tuple[Tensor, Tensor]] = {}
-        if base is None:
-            decision = Decision("", "SCRATCH", "scratch: the generalist has no base")
-        else:
+        known: set[int] = set()
+        decision = Decision("", "SCRATCH", "scratch: the generalist has no base")
+        if base is not None:
             info, tensors = load_weights(base.weights, "supernet")
             check_compatible(info.space, self.space)
-            heads = {head.dataset: slice(head.start, head.stop) for head in heads_of(info)}
-            known = {
-                task: (tensors["head.weight"][rows], tensors["head.bias"][rows])
-                for task, dataset in enumerate(self.datasets)
-                if (rows := heads.get(dataset.digest)) is not None
-            }
+            known = self._go_on(network, info, tensors)
             reason = f"the base of the generalist; it has a head for {len(known)} of {len(self.datasets)} datasets"
             decision = Decision(base.version, _MODE, reason)
-            self._go_on(network, tensors, known)
         trained = [task for task in range(len(self.tasks)) if self.replay or task not in known]
         if not trained:
             raise InvalidArgument(
@@ -310,19 +304,32 @@ class _Run:
         self.listener.on_decision(decision)
         self._checkpoint()
 
-    def _go_on(
-        self, network: MultiHeadNetwork, tensors: Mapping[str, Tensor], known: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> None:
-        """Take over a base, and score it as it is on the datasets that it knows; then temper its α."""
+    def _go_on(self, network: MultiHeadNetwork, info: WeightsInfo, tensors: Mapping[str, Tensor]) -> set[int]:
+        """Take over a base, score it as it is on the datasets that it knows, temper its α; returns those datasets."""
         whole = network.joint()
         transfer(whole, tensors, _MODE)
         network.take(whole)
-        for task, (weight, bias) in known.items():
+        weight, bias = tensors["head.weight"], tensors["head.bias"]
+        if weight.shape != (info.n_classes, whole.head.in_features) or bias.shape != (info.n_classes,):
+            raise UnsafeWeights(
+                "The base's head is not one of its search space and classes.",
+                remedy="Store weights as this project writes them.",
+                field="weights",
+            )
+        heads = {head.dataset: head for head in heads_of(info)}
+        known = set()
+        for task, dataset in enumerate(self.datasets):
+            head = heads.get(dataset.digest)
+            if head is None or head.n_classes != dataset.n_classes:
+                continue
+            rows = slice(head.start, head.stop)
             network.select(task)
-            network.head.load_state_dict({"weight": weight, "bias": bias})
+            network.head.load_state_dict({"weight": weight[rows], "bias": bias[rows]})
             data = self.tasks[task]
             self.before[task] = evaluate(network, data, data.val, self.recipe).accuracy
+            known.add(task)
         temper(network, self.recipe.entropy_floor)
+        return known
 
     def train(self) -> None:
         """Train until the last epoch or a plateau; the supernet is then in its best state."""

@@ -7,7 +7,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
+from search._safetensors import canonical_json
 from search.data import load_data, make_generator
 from search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SpaceMismatch, UnsafeWeights
 from search.evaluation import calibrate, collect_logits, score_logits
@@ -292,6 +294,18 @@ def test_bytes_that_are_no_checkpoint_are_refused(whole):
 def test_a_base_of_another_space_is_refused(base):
     with pytest.raises(SpaceMismatch):
         pretrain(TWO, THREE, base=base, space=make_space(channels=4))
+
+
+@pytest.mark.parametrize("damage", ["missing", "narrow"])
+def test_a_base_whose_head_is_not_what_it_says_is_refused(whole, damage):
+    info, tensors = load_weights(whole[0].result.weights, "supernet")
+    if damage == "missing":
+        del tensors["head.bias"]
+    else:
+        tensors["head.weight"] = tensors["head.weight"][:, :3].contiguous()
+    base = Candidate("g", 0.0, save(tensors, {"supernet": canonical_json(info.metadata)}))
+    with pytest.raises(UnsafeWeights):
+        pretrain(TWO, THREE, base=base)
 
 
 @pytest.mark.parametrize(
