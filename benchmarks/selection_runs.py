@@ -14,22 +14,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from clients._attempt import choose_candidates
 from clients.resources import Dataset, Metrics, NearestSources, SpaceDescriptor, SupernetVersion
-from registry.candidates import Measured, candidates_of, place
+from registry.candidates import LearntDataset, Measured, candidates_of, generalist_candidate, place
 from search import taste as taste_module
 from search.data import load_data, pick_device
 from search.evaluation import calibrate, collect_logits, score_logits
+from search.generalist import pretrain_generalist
 from search.pipeline import Candidate, Decision, Listener, run_pipeline
 from search.recipe import Recipe
 from search.serialization import load_weights
 from search.similarity import Sketch, load_encoder, make_sketch, otdd
 from search.spaces import SearchSpace, make_space
-from search.tasks import Derivation, ImageDataset, dataset_from_arrays, derive, load_dataset
+from search.tasks import Derivation, ImageDataset, derive, load_dataset
 from search.taste import SearchSetup
 
 __all__ = ["Step", "World", "run_source", "run_target", "search_recipe"]
@@ -69,7 +69,7 @@ class World:
     sources: Mapping[str, Step]
     targets: Mapping[str, Step]
     generalist: Sequence[str]
-    """Sources whose images, all classes side by side, the generalist is trained on."""
+    """Sources that the generalist is pretrained on, with a head for each."""
     recipe: Recipe
 
     @property
@@ -100,20 +100,24 @@ def run_source(world: World, name: str, seed: int) -> dict[str, Any]:
     """Search one source; its figures. The weights lie beside them."""
 
     def search() -> dict[str, Any]:
-        dataset = _union(world, seed) if name == "generalist" else world.sources[name].load(world.tasks, seed)
-        result = run_pipeline(dataset, world.space, world.recipe, seed=seed)
+        learnt = world.generalist if name == "generalist" else [name]
+        datasets = [world.sources[source].load(world.tasks, seed) for source in learnt]
+        if name == "generalist":
+            result = pretrain_generalist(datasets, world.space, world.recipe, seed=seed).result
+        else:
+            result = run_pipeline(datasets[0], world.space, world.recipe, seed=seed)
         _weights_path(world, name, seed).write_bytes(result.weights)
         return {
             "val_accuracy": result.val_accuracy,
             "test_accuracy": result.test_accuracy,
-            "train_count": len(dataset.train),
-            "val_count": len(dataset.val),
-            "classes": dataset.n_classes,
+            "train_count": sum(len(dataset.train) for dataset in datasets),
+            "val_count": sum(len(dataset.val) for dataset in datasets),
+            "classes": sum(dataset.n_classes for dataset in datasets),
             "steps": result.search_steps,
             "seconds": result.search_seconds,
         }
 
-    return _once(world.folder / f"source-{name}-{seed}.json", search)
+    return _once(world.folder / f"source-{_stem(name)}-{seed}.json", search)
 
 
 def run_target(world: World, name: str, seed: int, sources: Sequence[str]) -> dict[str, Any]:
@@ -121,16 +125,20 @@ def run_target(world: World, name: str, seed: int, sources: Sequence[str]) -> di
     dataset = world.targets[name].load(world.tasks, seed)
     folder = world.folder
     distances = _once(folder / f"distances-{name}-{seed}.json", lambda: _distances(world, dataset, seed))
+    if world.generalist:
+        distances["generalist"] = _generalist_distance([distances[source] for source in world.generalist])
     scratch = _once(folder / f"scratch-{name}-{seed}.json", lambda: _trial(world, dataset, seed, None))
     nearest = min(world.sources, key=lambda source: distances[source]["ot_distance"])
     from_sources = {
         source: _once(
-            folder / f"pair-{name}-{source}-{seed}.json",
+            folder / f"pair-{name}-{_stem(source)}-{seed}.json",
             lambda source=source: _trial(world, dataset, seed, _weights_path(world, source, seed)),  # type: ignore[misc]
         )
         for source in dict.fromkeys([*sources, nearest])
     }
-    code = hashlib.sha256(inspect.getsource(taste_module).encode()).hexdigest()[:8]
+    code = hashlib.sha256(
+        (inspect.getsource(taste_module) + inspect.getsource(choose_candidates)).encode()
+    ).hexdigest()[:8]
     auto = _once(folder / f"auto-{code}-{name}-{seed}.json", lambda: _auto(world, dataset, seed, distances))
     facts = {"train_count": len(dataset.train), "val_count": len(dataset.val), "classes": dataset.n_classes}
     return {
@@ -159,23 +167,12 @@ def _once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _weights_path(world: World, name: str, seed: int) -> Path:
-    return world.folder / f"source-{name}-{seed}.safetensors"
+    return world.folder / f"source-{_stem(name)}-{seed}.safetensors"
 
 
-def _union(world: World, seed: int) -> ImageDataset:
-    """The generalist's data: all classes of its sources side by side, grey repeated to colour, 32 pixels."""
-    arrays: dict[str, list[np.ndarray]] = {}
-    first_class = 0
-    for name in world.generalist:
-        dataset = world.sources[name].load(world.tasks, seed)
-        for split_name, split in dataset.splits():
-            images = np.broadcast_to(split.images, (*split.images.shape[:3], 3))
-            margin = (32 - images.shape[1]) // 2
-            padding = ((0, 0), (margin, margin), (margin, margin), (0, 0))
-            arrays.setdefault(f"x_{split_name}", []).append(np.pad(images, padding, mode="edge"))
-            arrays.setdefault(f"y_{split_name}", []).append(split.labels + first_class)
-        first_class += dataset.n_classes
-    return dataset_from_arrays(**{key: np.concatenate(parts) for key, parts in arrays.items()}, name="generalist")
+def _stem(source: str) -> str:
+    """A source in names of files; an earlier generalist, all classes side by side, was another thing."""
+    return "generalist-heads" if source == "generalist" else source
 
 
 def _trial(world: World, dataset: ImageDataset, seed: int, weights: Path | None) -> dict[str, Any]:
@@ -226,7 +223,12 @@ def _auto(world: World, dataset: ImageDataset, seed: int, distances: Mapping[str
     chosen = _ranked(world, distances, seed)
     by_version = {f"supernets/{name}/versions/1": name for name in world.source_names}
     candidates = [
-        Candidate(c.version, c.ot_distance, _weights_path(world, by_version[c.version], seed).read_bytes())
+        Candidate(
+            c.version,
+            c.ot_distance,
+            _weights_path(world, by_version[c.version], seed).read_bytes(),
+            generalist=c.generalist,
+        )
         for c in choose_candidates(NearestSources(candidates=chosen), world.recipe.taste_candidates)
     ]
     heard = _Decided()
@@ -246,27 +248,50 @@ def _auto(world: World, dataset: ImageDataset, seed: int, distances: Mapping[str
 
 
 def _ranked(world: World, distances: Mapping[str, Any], seed: int) -> tuple[Any, ...]:
-    """All sources as the server would rank them. The generalist is left out: the registry has no such job yet."""
+    """All sources as the server would rank them, the generalist beside them."""
     candidates = []
     for name in world.sources:
-        facts = run_source(world, name, seed)
-        version = SupernetVersion(
-            name=f"supernets/{name}/versions/1",
-            metrics=Metrics(val_accuracy=facts["val_accuracy"], test_accuracy=facts["test_accuracy"]),
-            search_space=SpaceDescriptor(**world.space.to_json() | {"operations": world.space.operations}),
-        )
         measured = Measured(
-            dataset=Dataset(name=f"datasets/{name}", display_name=name, val_count=facts["val_count"]),
+            dataset=_dataset(world, name, seed),
             same_dataset=False,
             embedding_distance=0.0,
             ot_distance=distances[name]["ot_distance"],
             ot_converged=distances[name]["converged"],
             chance=distances[name]["chance"],
             moments_only=False,
-            versions=[version],
+            versions=[_version(world, name, seed)],
         )
         candidates += candidates_of(measured, world.space)
-    return place(candidates, tie_band=0.04)
+    ranked = place(candidates, tie_band=0.04)
+    if not world.generalist:
+        return ranked
+    learnt = [
+        LearntDataset(
+            dataset=_dataset(world, name, seed),
+            same_dataset=False,
+            chance=distances[name]["chance"],
+            moments_only=False,
+            embedding_distance=None,
+            ot_distance=distances[name]["ot_distance"],
+            ot_converged=distances[name]["converged"],
+        )
+        for name in world.generalist
+    ]
+    return (*ranked, generalist_candidate(_version(world, "generalist", seed), learnt, world.space))
+
+
+def _version(world: World, name: str, seed: int) -> SupernetVersion:
+    facts = run_source(world, name, seed)
+    return SupernetVersion(
+        name=f"supernets/{name}/versions/1",
+        metrics=Metrics(val_accuracy=facts["val_accuracy"], test_accuracy=facts["test_accuracy"]),
+        search_space=SpaceDescriptor(**world.space.to_json() | {"operations": world.space.operations}),
+    )
+
+
+def _dataset(world: World, name: str, seed: int) -> Dataset:
+    val_count = run_source(world, name, seed)["val_count"]
+    return Dataset(name=f"datasets/{name}", display_name=name, val_count=val_count)
 
 
 def _distances(world: World, dataset: ImageDataset, seed: int) -> dict[str, Any]:
@@ -274,9 +299,8 @@ def _distances(world: World, dataset: ImageDataset, seed: int) -> dict[str, Any]
     encoder = load_encoder()
     target = make_sketch(dataset, encoder)
     result = {}
-    for name in world.source_names:
-        origin = _union(world, seed) if name == "generalist" else world.sources[name].load(world.tasks, seed)
-        sketch: Sketch = make_sketch(origin, encoder)
+    for name, step in world.sources.items():
+        sketch: Sketch = make_sketch(step.load(world.tasks, seed), encoder)
         found = otdd(target, sketch)
         result[name] = {
             "ot_distance": found.distance,
@@ -284,6 +308,12 @@ def _distances(world: World, dataset: ImageDataset, seed: int) -> dict[str, Any]
             "chance": float(sketch.class_counts.max() / sketch.class_counts.sum()),
         }
     return result
+
+
+def _generalist_distance(learnt: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The least distance to any of its datasets, as the registry tells it; its chance is their mean."""
+    nearest = min(learnt, key=lambda facts: float(facts["ot_distance"]))
+    return {**nearest, "chance": fmean(facts["chance"] for facts in learnt)}
 
 
 def search_recipe(epochs: int = 0) -> Recipe:

@@ -28,6 +28,7 @@ from clients.resources import (
     EpochMetrics,
     JobError,
     JobEvent,
+    JobKind,
     Metrics,
     NearestSources,
     Phase,
@@ -78,6 +79,8 @@ class Attempt:
             raise SearchCancelled("This worker was told to leave before it began.")
         from search.pipeline import run_pipeline
 
+        if self._job.kind is JobKind.GENERALIST:
+            return self._write_back(self._generalist(checkpoint_blob))
         spec = self._spec
         space = space_from_fields(spec.search_space)
         recipe = Recipe.for_space(space).override(
@@ -92,7 +95,7 @@ class Attempt:
             variant=spec.variant.recipe_name,
             drop_shares=spec.drop_shares,
         )
-        data = self._images() if dataset is None else self._checked(dataset)
+        data = self._images(self._job.dataset) if dataset is None else self._checked(dataset)
 
         def search(checkpoint: bytes | None) -> PipelineResult:
             return run_pipeline(
@@ -108,16 +111,47 @@ class Attempt:
                 listener=_Reporter(self),
             )
 
+        return self._write_back(self._go_on(search, checkpoint_blob))
+
+    def _generalist(self, checkpoint_blob: str) -> PipelineResult:
+        """Pretrain over the job's datasets, all of which come from the registry."""
+        from search.generalist import pretrain_generalist
+
+        spec = self._spec
+        space = space_from_fields(spec.search_space)
+        recipe = Recipe.for_space(space).override(
+            epochs=spec.epochs, patience=spec.patience, batch_size=spec.batch_size
+        )
+        data = [self._images(name) for name in spec.datasets]
+
+        def pretrain(checkpoint: bytes | None) -> PipelineResult:
+            base = self._download(spec.source_version, 0.0) if spec.source_version and checkpoint is None else None
+            return pretrain_generalist(
+                data,
+                space,
+                recipe,
+                seed=spec.seed,
+                base=base,
+                replay=not spec.without_replay,
+                device=self._device,
+                checkpoint=checkpoint,
+                listener=_Reporter(self),
+            ).result
+
+        return self._go_on(pretrain, checkpoint_blob)
+
+    def _go_on(self, work: Callable[[bytes | None], PipelineResult], checkpoint_blob: str) -> PipelineResult:
+        """Work from a checkpoint, or from the beginning if there is none or it cannot be used."""
         checkpoint = self._checkpoint(checkpoint_blob)
         try:
-            result = search(checkpoint)
+            result = work(checkpoint)
         except (BlobCorrupt, InvalidArgument) as error:
             if checkpoint is None or error.field != "checkpoint":
                 raise
             self._begin_again(error)
-            result = search(None)
+            result = work(None)
         self._keeper.flush()
-        return self._write_back(result)
+        return result
 
     def report(self, event: JobEvent) -> None:
         """Queue an event for the registry and tell the caller."""
@@ -160,8 +194,8 @@ class Attempt:
 
     # Inputs
 
-    def _images(self) -> ImageDataset:
-        dataset = self._keeper.persist(lambda: self._client.get_dataset(self._job.dataset))
+    def _images(self, name: str) -> ImageDataset:
+        dataset = self._keeper.persist(lambda: self._client.get_dataset(name))
         if not dataset.images_blob:
             raise ImagesMissing(
                 f"The registry holds no images of {dataset.name} ({dataset.display_name}).",
@@ -211,13 +245,13 @@ class Attempt:
         if spec.source_policy is SourcePolicy.VERSION:
             name = spec.source_version
             # The answer names one version a dataset; the distance is the dataset's, whichever version was asked for.
-            dataset = self._keeper.persist(lambda: self._client.get_version(name)).dataset
-            distance = next((c.ot_distance for c in found.candidates if c.dataset == dataset), 0.0)
-            return [self._download(name, distance)]
+            version = self._keeper.persist(lambda: self._client.get_version(name))
+            known = {c.version if c.generalist else c.dataset: c.ot_distance for c in reversed(found.candidates)}
+            return [self._download(name, known.get(version.name if version.datasets else version.dataset, 0.0))]
         candidates = []
         for chosen in choose_candidates(found, recipe.taste_candidates):
             try:
-                candidate = self._download(chosen.version, chosen.ot_distance)
+                candidate = self._download(chosen.version, chosen.ot_distance, generalist=chosen.generalist)
                 check_weights(candidate.weights)
             except (BlobCorrupt, DigestMismatch, NotFound, UnsafeWeights, NotFinite) as error:
                 # One bad blob must not stop the others; scratch is always left.
@@ -237,10 +271,10 @@ class Attempt:
             )
         )
 
-    def _download(self, version: str, ot_distance: float) -> Candidate:
+    def _download(self, version: str, ot_distance: float, *, generalist: bool = False) -> Candidate:
         resource = self._keeper.persist(lambda: self._client.get_version(version))
         weights = self._keeper.persist(lambda: self._client.download_blob(resource.weights_blob))
-        return Candidate(version=resource.name, ot_distance=ot_distance, weights=weights)
+        return Candidate(version=resource.name, ot_distance=ot_distance, weights=weights, generalist=generalist)
 
     # Result
 
@@ -286,15 +320,21 @@ def choose_candidates(found: NearestSources, limit: int) -> list[SourceCandidate
     Then comes the nearest one, then those with the highest predicted gain, then the others by distance. Where the
     registry predicts nothing, that is the order of distance. The nearest keeps its place against any prediction: it
     costs one taste, and without it finished jobs could no longer tell whether the predictions are worth anything.
+
+    The generalist comes beside these, so that it takes nobody's place; with a limit of 0 nothing is tasted at all.
     """
     best_of_dataset: dict[str, SourceCandidate] = {}
+    generalists = []
     for candidate in found.candidates:
         if candidate.eligible and candidate.compatible:
+            if candidate.generalist:
+                generalists.append(candidate)
+                continue
             best_of_dataset.setdefault(candidate.dataset, candidate)
     own = [candidate for candidate in best_of_dataset.values() if candidate.same_dataset]
     others = [candidate for candidate in best_of_dataset.values() if not candidate.same_dataset]
     others[1:] = sorted(others[1:], key=_by_predicted_gain)  # stable: keeps the rank
-    return [*own, *others][:limit]
+    return [*[*own, *others][:limit], *(generalists if limit else [])]
 
 
 def _by_predicted_gain(candidate: SourceCandidate) -> float:

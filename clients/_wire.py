@@ -233,6 +233,40 @@ def create_search_job(job: SearchJob, request_id: str | None, *, validate_only: 
     return Call(SearchServiceStub, "CreateSearchJob", request, _to(SearchJob))
 
 
+def pretrain_generalist(
+    datasets: Sequence[str],
+    supernet: str,
+    space: SpaceDescriptor | None,
+    base: str,
+    *,
+    replay: bool,
+    epochs: int,
+    patience: int,
+    batch_size: int,
+    seed: int,
+    stream: str,
+    labels: Mapping[str, str] | None,
+    request_id: str | None,
+    validate_only: bool,
+) -> Call[SearchJob]:
+    request = searches_pb2.PretrainGeneralistRequest(
+        datasets=datasets,
+        supernet=supernet,
+        search_space=None if space is None else to_proto(space, common_pb2.SearchSpace),
+        base_version=base,
+        without_replay=not replay,
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        seed=seed,
+        stream=stream,
+        labels=labels,
+        request_id=request_id_or_new(request_id),
+        validate_only=validate_only,
+    )
+    return Call(SearchServiceStub, "PretrainGeneralist", request, _to(SearchJob))
+
+
 def get_search_job(name: str) -> Call[SearchJob]:
     return Call(SearchServiceStub, "GetSearchJob", searches_pb2.GetSearchJobRequest(name=name), _to(SearchJob))
 

@@ -183,6 +183,40 @@ class AsyncRegistryClient:
     ) -> SearchJob:
         return await self._connection.invoke(_wire.create_search_job(job, request_id, validate_only=validate_only))
 
+    async def pretrain_generalist(
+        self,
+        datasets: Sequence[str],
+        *,
+        name: str = "generalist",
+        space: Space | None = None,
+        base: str = "",
+        replay: bool = True,
+        epochs: int = 0,
+        patience: int = 0,
+        batch_size: int = 0,
+        seed: int = 0,
+        stream: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        validate_only: bool = False,
+    ) -> SearchJob:
+        call = _wire.pretrain_generalist(
+            datasets,
+            _prepare.supernet_name(name),
+            _prepare.space_descriptor(space),
+            _prepare.supernet_name(base) if base else "",
+            replay=replay,
+            epochs=epochs,
+            patience=patience,
+            batch_size=batch_size,
+            seed=seed,
+            stream=stream,
+            labels=labels,
+            request_id=request_id,
+            validate_only=validate_only,
+        )
+        return await self._connection.invoke(call)
+
     async def get_search_job(self, name: str) -> SearchJob:
         return await self._connection.invoke(_wire.get_search_job(name))
 

@@ -227,6 +227,56 @@ class RegistryClient:
         """
         return self._connection.invoke(_wire.create_search_job(job, request_id, validate_only=validate_only))
 
+    def pretrain_generalist(
+        self,
+        datasets: Sequence[str],
+        *,
+        name: str = "generalist",
+        space: Space | None = None,
+        base: str = "",
+        replay: bool = True,
+        epochs: int = 0,
+        patience: int = 0,
+        batch_size: int = 0,
+        seed: int = 0,
+        stream: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        validate_only: bool = False,
+    ) -> SearchJob:
+        """Queue the pretraining of a generalist: one supernet over several datasets, with a head for each.
+
+        Args:
+            datasets: `datasets/{id}`, with those of the base at least two; the registry must retain their images.
+            name: the supernet that receives the version, `supernets/{id}` or the id alone; created if there is none.
+            space: the search space; None for the supernet's, else the base's, else the server's default.
+            base: version to go on from; the datasets of a generalist are added to those named. Empty: from scratch.
+            replay: whether the base's datasets are trained along; if not, they are only scored before and after.
+            epochs, patience, batch_size: the recipe; 0 for its defaults.
+            seed: of every random choice.
+            stream, labels: as for `submit_search`.
+            request_id: the same id and the same request return the same job; random if not given.
+            validate_only: check everything, create nothing.
+
+        Raises InvalidInput types with the field, NotFound, ImagesMissing, SpaceMismatch, RequestIdReused.
+        """
+        call = _wire.pretrain_generalist(
+            datasets,
+            _prepare.supernet_name(name),
+            _prepare.space_descriptor(space),
+            _prepare.supernet_name(base) if base else "",
+            replay=replay,
+            epochs=epochs,
+            patience=patience,
+            batch_size=batch_size,
+            seed=seed,
+            stream=stream,
+            labels=labels,
+            request_id=request_id,
+            validate_only=validate_only,
+        )
+        return self._connection.invoke(call)
+
     def get_search_job(self, name: str) -> SearchJob:
         """One job, `searchJobs/{id}`. Raises NotFound."""
         return self._connection.invoke(_wire.get_search_job(name))

@@ -27,6 +27,7 @@ __all__ = [
     "Executor",
     "JobError",
     "JobEvent",
+    "JobKind",
     "JobState",
     "Lease",
     "Lineage",
@@ -120,6 +121,12 @@ class Variant(StrEnum):
             raise InvalidArgument(
                 f"Unknown variant {name[:200]!r}.", remedy=f"Use one of {known}.", field="variant"
             ) from None
+
+
+class JobKind(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    SEARCH = "SEARCH"
+    GENERALIST = "GENERALIST"
 
 
 class ParentRole(StrEnum):
@@ -229,6 +236,7 @@ class SourceCandidate:
     reasons: tuple[Reason, ...] = ()
     class_coupling: ClassCoupling | None = None
     predicted_gain: float | None = None
+    generalist: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,6 +345,7 @@ class SupernetVersion:
     head: bool = False
     create_time: datetime | None = None
     dataset_display_name: str = ""
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,6 +380,8 @@ class SearchSpec:
     derivation_steps: int = 0
     variant: Variant = Variant.UNSPECIFIED
     drop_shares: tuple[float, ...] = ()
+    datasets: tuple[str, ...] = ()
+    without_replay: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,6 +455,7 @@ class SearchJob:
     etag: str = ""
     dataset_display_name: str = ""
     base_version: str = ""
+    kind: JobKind = JobKind.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

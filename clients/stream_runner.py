@@ -295,6 +295,8 @@ class _Supernets:
         supernet = version.name.partition("/versions/")[0]
         space = version.search_space.id if version.search_space else ""
         self._spaces.setdefault(supernet, space)
+        if version.datasets:
+            return  # a generalist is not where the searches on its first dataset go
         for key in (version.dataset, f"{version.dataset} {space}"):
             self._by_dataset.setdefault(key, supernet)
 

@@ -30,6 +30,7 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,17 @@ from clients.resources import Dataset, Metrics, Reason, SourceCandidate, SpaceDe
 from search.errors import InvalidArgument, SpaceMismatch
 from search.spaces import SearchSpace, check_compatible, family_of, space_from_fields
 
-__all__ = ["Cutoff", "Measured", "candidates_of", "judge_novelty", "place", "quality_floor", "skip_share"]
+__all__ = [
+    "Cutoff",
+    "LearntDataset",
+    "Measured",
+    "candidates_of",
+    "generalist_candidate",
+    "judge_novelty",
+    "place",
+    "quality_floor",
+    "skip_share",
+]
 
 COLLAPSED_SHARE = 0.5
 """A genotype with a larger share of skip connections is called collapsed."""
@@ -64,6 +75,20 @@ class Measured:
     versions: Sequence[SupernetVersion]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearntDataset:
+    """One of a generalist's datasets, with what is known of its distance from the target."""
+
+    dataset: Dataset
+    same_dataset: bool
+    chance: float
+    """Share of its largest class."""
+    moments_only: bool
+    embedding_distance: float | None
+    ot_distance: float | None
+    ot_converged: bool
+
+
 def candidates_of(item: Measured, space: SearchSpace | None) -> list[SourceCandidate]:
     """What one dataset has to offer, not yet compared with the others.
 
@@ -84,6 +109,50 @@ def candidates_of(item: Measured, space: SearchSpace | None) -> list[SourceCandi
     for candidate, space_id in candidates:
         best.setdefault(space_id, candidate)
     return list(best.values())
+
+
+def generalist_candidate(
+    version: SupernetVersion, learnt: Sequence[LearntDataset], space: SearchSpace | None
+) -> SourceCandidate:
+    """A generalist as a candidate.
+
+    Its quality is the mean of its validation accuracies, so its gate is that of a mean: the mean chance, and as many
+    images as give a guess the same standard error, T²/Σ(1/n_t) of T datasets with n_t validation images each. Its
+    distances are the least known ones to any of its datasets, 0 where none is known.
+    """
+    measured = [item for item in learnt if item.ot_distance is not None]
+    nearest = min(measured, key=lambda item: item.ot_distance or 0.0, default=None)
+    counts = [item.dataset.val_count for item in learnt]
+    pooled = Measured(
+        dataset=Dataset(
+            display_name=version.dataset_display_name,
+            val_count=round(len(counts) ** 2 / sum(1.0 / count for count in counts)) if counts and all(counts) else 0,
+        ),
+        same_dataset=False,
+        embedding_distance=min((d for item in learnt if (d := item.embedding_distance) is not None), default=0.0),
+        ot_distance=(nearest.ot_distance or 0.0) if nearest is not None else 0.0,
+        ot_converged=nearest.ot_converged if nearest is not None else True,
+        chance=fmean(item.chance for item in learnt) if learnt else 1.0,
+        moments_only=nearest.moments_only if nearest is not None else False,
+        versions=(version,),
+    )
+    candidate = _gated(pooled, version, space)
+    told = f"The generalist of {version.dataset_display_name}: tasted beside the nearest, whatever its distance."
+    if nearest is not None:
+        told += f" The nearest known of them is {nearest.dataset.display_name or nearest.dataset.name}."
+    else:
+        told += " Its distance from the target is not known."
+    reason = Reason(code="GENERALIST", message=told)
+    same = [Reason(code="SAME_DATASET", message="This very dataset is among those that it learnt.")]
+    knows_target = any(item.same_dataset for item in learnt)
+    here = (reason, *(same if knows_target else ()))
+    return replace(
+        candidate,
+        generalist=True,
+        same_dataset=knows_target,
+        ot_converged=candidate.ot_converged and nearest is not None,
+        reasons=(*here, *candidate.reasons) if candidate.eligible else (*candidate.reasons, *here),
+    )
 
 
 def place(candidates: Sequence[SourceCandidate], *, tie_band: float) -> tuple[SourceCandidate, ...]:

@@ -3,7 +3,8 @@
 The shortlist is cheap and approximate, the re-rank exact and a hundred times dearer; so exact distances are cached in
 the catalog by the digests of the two sketches; those that cannot change the answer are not computed
 (`registry.rerank`), the others in a bounded pool (`registry.transport_pool`), and given up one by one when the caller's
-deadline comes: the answer then says `partial`. What a distance means for a version (gates, ranks, ties, novelty) is in
+deadline comes: the answer then says `partial`. The generalist is offered beside the ranking
+(`registry.generalist_source`). What a distance means for a version (gates, ranks, ties, novelty) is in
 `registry.candidates`.
 """
 
@@ -26,6 +27,7 @@ from registry.candidates import Cutoff, judge_novelty, place
 from registry.catalog.datasets import Datasets
 from registry.catalog.distances import Distance, Pair
 from registry.catalog.sources import SourceStamp
+from registry.generalist_source import GeneralistSource
 from registry.index import EmbeddingIndex, Hit
 from registry.lru import LruCache
 from registry.neighbour_distances import NeighbourDistances
@@ -125,6 +127,7 @@ class SourceFinder:
         self._neighbours = NeighbourDistances(datasets)
         self._sources = StoredSources(datasets)
         self._sketches = StoredSketches(store)
+        self._generalists = GeneralistSource(datasets, self._sketches)
         self._embeddings: LruCache[str, NDArray[np.float32]] = LruCache(_MOST_EMBEDDINGS)
         self._bounds: LruCache[Pair, float] = LruCache(_MOST_BOUNDS)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="distances")
@@ -167,8 +170,17 @@ class SourceFinder:
             rerank.couple({candidate.dataset for candidate in candidates})
             candidates = _with_coupling(candidates, shortlist)
             complete = complete and all(candidate.class_coupling is not None for candidate in candidates)
+        generalist = self._generalists.offer(
+            query.sketch.digest,
+            query.space,
+            rerank.computed,
+            {item.hit.name: item.hit.distance for item in shortlist},
+        )
         return NearestSources(
-            candidates=self._with_gains(candidates, query.sketch, shortlist),
+            candidates=(
+                *self._with_gains(candidates, query.sketch, shortlist),
+                *(() if generalist is None else (generalist,)),
+            ),
             novel=novel,
             novelty_reason=novelty_reason,
             index_sequence=sequence,

@@ -29,6 +29,7 @@ __all__ = [
     "dataset_tombstones",
     "datasets",
     "distances",
+    "job_datasets",
     "job_events",
     "jobs",
     "metadata",
@@ -224,6 +225,15 @@ jobs = sa.Table(
     sa.Column("end_time", UtcDateTime),
     _revision(),
     sqlite_autoincrement=True,
+)
+
+job_datasets = sa.Table(
+    "job_datasets",
+    metadata,
+    # All datasets of a generalist's job; the first is also the job's `dataset_row`. Other jobs have no row here.
+    sa.Column("job_row", RowId, sa.ForeignKey("jobs.row_id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("dataset_row", RowId, sa.ForeignKey("datasets.row_id"), nullable=False, index=True),
 )
 
 job_events = sa.Table(

@@ -6,7 +6,7 @@ evaluation is preceded by `calibrate`, a plain average over clean training batch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ __all__ = [
     "Score",
     "autocast",
     "calibrate",
+    "calibrate_over",
     "calibrated_features",
     "collect_features",
     "collect_logits",
@@ -47,14 +48,21 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-@torch.no_grad()
 def calibrate(network: Network, data: Data, recipe: Recipe) -> None:
     """Collect BatchNorm statistics over clean training images; leaves the network in `eval` mode."""
+    calibrate_over(network, [data], recipe)
+
+
+@torch.no_grad()
+def calibrate_over(network: Network, datasets: Sequence[Data], recipe: Recipe) -> None:
+    """Collect BatchNorm statistics over clean training images of several datasets, the plain average over all batches;
+    leaves the network in `eval` mode."""
     network.set_norm_mode("calibrate")
     mixture = network.current_mixture()
-    for images, _ in _batches(data, data.train, recipe.eval_batch_size, limit=recipe.calibration_images):
-        with autocast(data.device):
-            network.features(images, mixture)
+    for data in datasets:
+        for images, _ in _batches(data, data.train, recipe.eval_batch_size, limit=recipe.calibration_images):
+            with autocast(data.device):
+                network.features(images, mixture)
     network.set_norm_mode("eval")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
@@ -21,6 +22,7 @@ from search.child_cost import ChildCost, measure_child
 from search.data import Data, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument
 from search.evaluation import Score, calibrate, collect_logits, score_logits
+from search.heads import heads_of
 from search.loop import Loop, Plan
 from search.mapping import map_supernet
 from search.memory import fit_batch_size, free_bytes, measure_step
@@ -142,7 +144,7 @@ class _Run:
         if info.space != self.space:
             tensors, report = map_supernet(tensors, info.space, self.space)
             self.listener.on_message(f"{candidate.version} is of another size: {report}.")
-        return Source(candidate.version, candidate.ot_distance, tensors, _skill(info))
+        return Source(candidate.version, candidate.ot_distance, tensors, _skill(info), candidate.generalist)
 
     def search(self) -> None:
         """Search until the last epoch or a plateau; the supernet is then in its best state."""
@@ -346,11 +348,12 @@ def _decision_from(tree: dict[str, Any]) -> Decision:
 def _skill(info: WeightsInfo) -> float | None:
     """Accuracy on a supernet's own task as a share of the way from chance to perfect, as its metadata tell it.
 
-    The lower of validation and test counts: the best of many epochs on a small validation split flatters.
+    The lower of validation and test counts: the best of many epochs on a small validation split flatters. The
+    accuracies of a generalist are means over its datasets, and so is its chance.
     """
     told = [info.metadata.get(name) for name in ("val_accuracy", "test_accuracy")]
     accuracies = [float(value) for value in told if isinstance(value, int | float)]
-    chance = 1.0 / max(2, info.n_classes)
+    chance = fmean(1.0 / max(2, head.n_classes) for head in heads_of(info))
     return (min(accuracies) - chance) / (1.0 - chance) if accuracies else None
 
 

@@ -75,7 +75,7 @@ class Recipe:
 
     # Taste: short trials of candidates and scratch
     taste_share: float = 0.08  # most steps of all trials together, as a share of a full search from scratch
-    taste_candidates: int = 3  # most candidates besides scratch
+    taste_candidates: int = 3  # most candidates besides scratch and the generalist; 0 for neither
     taste_finalists: int = 1  # candidates that train a few steps against scratch after the zero-step round
     taste_clear: float = 2.0  # standard errors of paired loss by which a source wins before any step
     taste_likely: float = 1.0  # the same, by which it wins in the end

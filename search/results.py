@@ -19,6 +19,7 @@ class Candidate:
     version: str
     ot_distance: float
     weights: bytes  # safetensors, as `PipelineResult.weights`
+    generalist: bool = False  # pretrained over several datasets: tasted beside the others, whatever its distance
 
 
 @dataclass(frozen=True, slots=True)

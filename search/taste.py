@@ -55,6 +55,7 @@ class Source:
     ot_distance: float
     tensors: Mapping[str, Tensor]
     skill: float | None = None
+    generalist: bool = False
 
     @property
     def is_skilled(self) -> bool:
@@ -115,8 +116,9 @@ class Start:
 class Contender:
     """A source that is tried (scratch if `version` is empty) and what its trial has shown so far."""
 
-    def __init__(self, version: str, ot_distance: float, start: Start) -> None:
+    def __init__(self, version: str, ot_distance: float, start: Start, *, generalist: bool = False) -> None:
         assert start.loop.best is not None
+        self.generalist = generalist
         self.version, self.ot_distance, self.loop = version, ot_distance, start.loop
         self.start = start.evidence
         self.evidence = start.evidence  # where its loss was least so far: a valley on the way is no loss
@@ -138,6 +140,11 @@ class Contender:
         self.scores.append(score)
         loop.note(score)
 
+    @property
+    def reason(self) -> str:
+        """The verdict, and why it was tried at all if that was not its distance."""
+        return f"the generalist, {self.verdict}" if self.generalist else self.verdict
+
     def to_taste(self, scratch: Contender, *, chosen: bool) -> Taste:
         """What is reported."""
         gain, error = self.start.gain_over(scratch.start)
@@ -148,7 +155,7 @@ class Contender:
             val_accuracies=tuple(score.accuracy for score in self.scores),
             val_losses=tuple(score.loss for score in self.scores),
             chosen=chosen,
-            reason=self.verdict,
+            reason=self.reason,
             loss_gain=gain,
             loss_gain_error=error,
         )
@@ -225,7 +232,7 @@ class SearchSetup:
 
 
 def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -> tuple[Loop, Decision]:
-    """Try candidates, the nearest first, against scratch.
+    """Try candidates, the nearest first, against scratch; a generalist among them is tried beside the others.
 
     Returns:
         The winner's loop, to go on with, and the decision with everyone's scores.
@@ -235,10 +242,12 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
     fresh = setup.prepare(None, "SCRATCH")
     scratch = Contender("", 0.0, fresh)
     sources = []
-    for source in [source for source in candidates if source.is_skilled][: recipe.taste_candidates]:
+    skilled = [source for source in candidates if source.is_skilled]
+    near = [source for source in skilled if not source.generalist][: recipe.taste_candidates]
+    for source in [*near, *(source for source in skilled if source.generalist)]:
         start = setup.prepare(source.tensors, mode)
         setup.choose_schedule(start, fresh)
-        sources.append(Contender(source.version, source.ot_distance, start))
+        sources.append(Contender(source.version, source.ot_distance, start, generalist=source.generalist))
     winner = _compete(scratch, sources, recipe)
     contenders = [*sources, scratch]
     unskilled = [
@@ -249,7 +258,7 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
     decision = Decision(
         source=winner.version,
         transfer_mode=mode if winner.version else "SCRATCH",
-        reason=winner.verdict,
+        reason=winner.reason,
         ot_distance=winner.ot_distance,
         tastes=(*(c.to_taste(scratch, chosen=c is winner) for c in contenders), *unskilled),
         taste_steps=sum(contender.loop.steps for contender in contenders),
@@ -280,12 +289,14 @@ def _compete(scratch: Contender, sources: Sequence[Contender], recipe: Recipe) -
 
 def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
     """Those with the least loss. Among those that so few images cannot tell from the very best the nearer comes first:
-    the distance knows nothing of these images' luck."""
+    the distance knows nothing of these images' luck. A generalist, which is not here for its distance, comes last."""
     top = max(contenders, key=lambda contender: contender.evidence.gain_over(contenders[0].evidence)[0])
 
-    def order(contender: Contender) -> tuple[bool, float]:
+    def order(contender: Contender) -> tuple[bool, bool, float]:
         behind = top.evidence.lead_over(contender.evidence)
-        return (False, contender.ot_distance) if behind <= _TIED else (True, behind)
+        if behind <= _TIED:
+            return False, contender.generalist, contender.ot_distance
+        return True, False, behind
 
     return sorted(contenders, key=order)[:count]
 

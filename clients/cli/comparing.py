@@ -126,7 +126,10 @@ def _print_candidates(found: NearestSources) -> None:
     for c in found.candidates:
         gain = "" if c.predicted_gain is None else f"{100 * c.predicted_gain:+.1f} points"
         verdict = ("" if c.eligible else "not eligible: ") + (c.reasons[0].message if c.reasons else "usable")
-        distances = (output.number(c.ot_distance), output.number(c.embedding_distance))
+        distances = tuple(
+            output.number(distance) if distance or not c.generalist else ""  # a generalist's may be unknown
+            for distance in (c.ot_distance, c.embedding_distance)
+        )
         name = (output.short(c.version), c.dataset_display_name)
         rows.append((*name, *distances, output.percent(c.quality), *([gain] if predicted else []), verdict))
     output.print_table(
@@ -231,8 +234,9 @@ def _draw_map(client: RegistryClient, found: DatasetMap, target: str, path: Path
 
 
 def _warm_starts(client: RegistryClient) -> set[tuple[str, str]]:
-    """(dataset of the source, dataset that was searched) of every version that had a source."""
-    versions = {version.name: version for version in client.list_versions()}
+    """(dataset of the source, dataset that was searched) of every version that had a source; a generalist has no place
+    on the map."""
+    versions = {version.name: version for version in client.list_versions() if not version.datasets}
     return {
         (versions[source].dataset, version.dataset)
         for version in versions.values()

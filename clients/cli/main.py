@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import comparing, files, jobs, lineages, predicting, reading, searching, streaming
+from clients.cli import comparing, files, generalists, jobs, lineages, predicting, reading, searching, streaming
 from clients.cli.connection import Server
 
 __all__ = ["app"]
@@ -89,6 +89,7 @@ def options(
 
 for _name, _command in (
     ("search", searching.search),
+    ("generalist", generalists.generalist),
     ("nearest", comparing.nearest),
     ("map", comparing.map_datasets),
     ("stream", streaming.stream),

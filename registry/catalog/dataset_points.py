@@ -13,6 +13,7 @@ from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 
 from clients.resources import Metrics
 from registry.catalog import names
+from registry.catalog.generalists import is_generalist
 from registry.catalog.records import from_json
 from registry.catalog.versions import batches
 from registry.database import transaction
@@ -92,6 +93,7 @@ def _best_versions(connection: sa.Connection, dataset_rows: Collection[int]) -> 
     statement = sa.select(
         versions.c.row_id, versions.c.dataset_row, versions.c.number, versions.c.metrics, supernets.c.id
     ).join(supernets, versions.c.supernet_row == supernets.c.row_id)
+    statement = statement.where(~is_generalist())
     for batch in batches(dataset_rows):
         for row in connection.execute(statement.where(versions.c.dataset_row.in_(batch))):
             accuracy = from_json(row.metrics, MetricsMessage, Metrics).val_accuracy

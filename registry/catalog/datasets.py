@@ -17,6 +17,7 @@ from registry.catalog.checks import check_text
 from registry.catalog.dataset_checks import check_dataset_draft, check_embedding, check_images, read_sketch
 from registry.catalog.distances import DistanceCache
 from registry.catalog.embeddings import StoredEmbeddings, to_bytes
+from registry.catalog.generalists import uses_dataset
 from registry.catalog.idempotency import body_digest, check_request_id, remembered
 from registry.catalog.paging import read_page
 from registry.catalog.records import check_etag, etag, next_count
@@ -176,8 +177,12 @@ class Datasets(DistanceCache, SourceStamps, StoredEmbeddings):
         def delete(connection: sa.Connection) -> None:
             row = _existing(connection, name, lock=True)
             check_etag(etag, _etag(row), name)
-            for table, what in ((versions, "versions"), (jobs, "search jobs")):
-                users = sa.select(sa.func.count()).select_from(table).where(table.c.dataset_row == row.row_id)
+            own_versions = versions.c.dataset_row == row.row_id
+            for table, refers, what in (
+                (versions, own_versions, "versions"),
+                (jobs, uses_dataset(row.row_id), "search jobs"),
+            ):
+                users = sa.select(sa.func.count()).select_from(table).where(refers)
                 if count := connection.execute(users).scalar_one():
                     raise StillReferenced(
                         f"{count} {what} refer to {name}.",
@@ -256,7 +261,7 @@ class Datasets(DistanceCache, SourceStamps, StoredEmbeddings):
             images = self._blobs.refer(connection, images_blob, "images_blob")
             return {"images_sha256": images, "images_time": self._clock()}
         waiting = sa.select(jobs.c.id).where(
-            jobs.c.dataset_row == row.row_id,
+            uses_dataset(row.row_id),
             jobs.c.executor == "POOL",
             jobs.c.state.not_in([state.value for state in JobState if state.ended]),
         )

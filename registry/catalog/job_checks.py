@@ -9,13 +9,13 @@ from registry.catalog import names
 from registry.catalog.checks import check_labels, check_number, check_text
 from search.errors import InvalidArgument
 
-__all__ = ["DEFAULT_STREAM", "check_job_draft"]
+__all__ = ["DEFAULT_STREAM", "SPEC_RANGES", "check_job_draft"]
 
 DEFAULT_STREAM = "default"
 
 _SPEC = "search_job.spec"
 _MAX_DROPS = 32  # no edge has more operations
-_RANGES: dict[str, tuple[float, float]] = {
+SPEC_RANGES: dict[str, tuple[float, float]] = {
     "epochs": (0, 10_000),
     "patience": (0, 10_000),
     "batch_size": (0, 8192),
@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "taste_candidates": (0, 32),
     "derivation_steps": (0, 10_000),
 }
+"""Least and largest values of a spec's numbers."""
 
 
 def check_job_draft(job: SearchJob) -> SearchJob:
@@ -47,7 +48,7 @@ def check_job_draft(job: SearchJob) -> SearchJob:
 
 
 def _check_spec(spec: SearchSpec) -> SearchSpec:
-    for name, (low, high) in _RANGES.items():
+    for name, (low, high) in SPEC_RANGES.items():
         check_number(getattr(spec, name), f"{_SPEC}.{name}", low=low, high=high)
     if len(spec.drop_shares) > _MAX_DROPS:
         raise InvalidArgument(
@@ -55,6 +56,12 @@ def _check_spec(spec: SearchSpec) -> SearchSpec:
         )
     for share in spec.drop_shares:
         check_number(share, f"{_SPEC}.drop_shares", low=0.0, high=1.0)
+    if spec.datasets or spec.without_replay:
+        raise InvalidArgument(
+            "A search job has one dataset.",
+            remedy="Call PretrainGeneralist for a supernet of several datasets.",
+            field=f"{_SPEC}.datasets" if spec.datasets else f"{_SPEC}.without_replay",
+        )
     policy = SourcePolicy.AUTO if spec.source_policy is SourcePolicy.UNSPECIFIED else spec.source_policy
     if (policy is SourcePolicy.VERSION) != bool(spec.source_version):
         raise InvalidArgument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,16 @@ from supernet_registry.v1.searches_pb2 import JobEvent as EventMessage
 from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
 from supernet_registry.v1.searches_pb2 import SourceDecision as DecisionMessage
 
-from clients.resources import EpochMetrics, JobError, JobEvent, JobState, SearchJob, SearchSpec, SourceDecision
+from clients.resources import (
+    EpochMetrics,
+    JobError,
+    JobEvent,
+    JobKind,
+    JobState,
+    SearchJob,
+    SearchSpec,
+    SourceDecision,
+)
 from registry.catalog import names
 from registry.catalog.blobs import release
 from registry.catalog.outbox import announce
@@ -19,7 +29,18 @@ from registry.catalog.records import etag, from_json, to_json
 from registry.schema import datasets, job_events, jobs
 from search.errors import LeaseLost
 
-__all__ = ["ENDED", "LEASED", "JobChange", "find_job", "lease_lost", "leased_job", "select_jobs", "to_job"]
+__all__ = [
+    "ENDED",
+    "LEASED",
+    "JobChange",
+    "display_name",
+    "find_job",
+    "kind_of",
+    "lease_lost",
+    "leased_job",
+    "select_jobs",
+    "to_job",
+]
 
 ENDED = tuple(state.value for state in JobState if state.ended)
 LEASED = (JobState.RUNNING.value, JobState.CANCELLING.value)
@@ -135,11 +156,12 @@ def lease_lost(row: sa.Row[Any], fence: int) -> LeaseLost:
 
 def to_job(row: sa.Row[Any]) -> SearchJob:
     """Resource of a row of `select_jobs`."""
+    spec = from_json(row.spec, SpecMessage, SearchSpec)
     return SearchJob(
         name=names.job_name(row.id),
         supernet=names.supernet_name(row.supernet_id),
         dataset=names.dataset_name(row.dataset_id),
-        spec=from_json(row.spec, SpecMessage, SearchSpec),
+        spec=spec,
         stream=row.stream,
         stream_step=row.stream_step,
         labels=row.labels,
@@ -156,6 +178,17 @@ def to_job(row: sa.Row[Any]) -> SearchJob:
         start_time=row.start_time,
         end_time=row.end_time,
         etag=etag(jobs, row.row_id, row.revision),
-        dataset_display_name=row.dataset_display_name,
+        dataset_display_name=display_name(spec.datasets, row.dataset_display_name),
         base_version=names.version_name(row.supernet_id, row.base_number) if row.base_number is not None else "",
+        kind=kind_of(spec),
     )
+
+
+def kind_of(spec: SearchSpec) -> JobKind:
+    """What kind of search a spec asks for."""
+    return JobKind.GENERALIST if spec.datasets else JobKind.SEARCH
+
+
+def display_name(datasets: Sequence[str], first: str) -> str:
+    """Of the dataset; a generalist, which has several, says how many."""
+    return f"{len(datasets)} datasets" if datasets else first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -17,9 +17,15 @@ from clients.resources import Executor, JobEvent, JobState, SearchJob, SearchSpe
 from registry import failpoints
 from registry.catalog import names
 from registry.catalog.checks import check_number
+from registry.catalog.generalists import (
+    check_generalist_draft,
+    find_retained,
+    generalist_datasets,
+    insert_datasets,
+)
 from registry.catalog.idempotency import body_digest, check_request_id, remembered
 from registry.catalog.job_checks import check_job_draft
-from registry.catalog.job_rows import JobChange, find_job, select_jobs, to_job
+from registry.catalog.job_rows import JobChange, display_name, find_job, kind_of, select_jobs, to_job
 from registry.catalog.outbox import announce
 from registry.catalog.paging import read_page
 from registry.catalog.records import from_json, to_json
@@ -29,7 +35,7 @@ from registry.catalog.versions import find_version
 from registry.clock import Clock
 from registry.database import run_write, transaction
 from registry.schema import datasets, job_events, jobs, supernets
-from search.errors import ImagesMissing, JobFinished, SpaceMismatch
+from search.errors import ImagesMissing, InvalidArgument, JobFinished, SpaceMismatch
 from search.recipe import Recipe
 from search.spaces import SearchSpace, check_compatible
 
@@ -38,6 +44,7 @@ __all__ = ["Jobs", "job_finished"]
 JobPage: TypeAlias = tuple[list[SearchJob], str]
 
 _MOST_EVENTS = 1000
+_SOURCE_FIELD = "search_job.spec.source_version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +53,12 @@ class _Plan:
 
     spec: SearchSpec
     space: SearchSpace
-    dataset: sa.Row[Any]
+    datasets: Sequence[sa.Row[Any]]  # one, or those of a generalist
     supernet: sa.Row[Any] | None  # None: to be created
+
+    @property
+    def dataset(self) -> sa.Row[Any]:
+        return self.datasets[0]
 
     @property
     def base_number(self) -> int | None:
@@ -75,17 +86,55 @@ class Jobs:
             ImagesMissing: a job for the pool on a dataset without images.
             RequestIdReused: the request id came before with another body.
         """
-        request_id = check_request_id(request_id)
         draft = check_job_draft(job)
+        return self._create(
+            draft, self._plan, method="CreateSearchJob", request_id=request_id, validate_only=validate_only
+        )
+
+    def create_generalist(self, job: SearchJob, *, request_id: str = "", validate_only: bool = False) -> SearchJob:
+        """Queue the pretraining of a generalist; create its supernet if it does not exist.
+
+        Args:
+            job: `supernet`, `stream`, `labels`, and in its spec `datasets`, `source_version` (the base),
+                `without_replay`, `search_space`, `epochs`, `patience`, `batch_size`, `seed`; the rest is ignored. The
+                datasets of a base that is a generalist itself are added to those named.
+            request_id, validate_only: as for `create`.
+
+        Raises:
+            InvalidArgument, InvalidSearchSpace, NotFinite: with the path of the field in `PretrainGeneralistRequest`.
+            NotFound: a dataset, or the base version.
+            SpaceMismatch: the supernet exists in another space, or the base's weights do not fit.
+            ImagesMissing: the images of a dataset are not retained.
+            RequestIdReused: the request id came before with another body.
+        """
+        draft = check_generalist_draft(job)
+        return self._create(
+            draft,
+            self._plan_generalist,
+            method="PretrainGeneralist",
+            request_id=request_id,
+            validate_only=validate_only,
+        )
+
+    def _create(
+        self,
+        draft: SearchJob,
+        plan: Callable[[sa.Connection, SearchJob], _Plan],
+        *,
+        method: str,
+        request_id: str,
+        validate_only: bool,
+    ) -> SearchJob:
+        request_id = check_request_id(request_id)
         if validate_only:
             with transaction(self._engine, write=False) as connection:
-                return self._preview(connection, draft)
+                return _preview(draft, plan(connection, draft))
 
         def create(connection: sa.Connection) -> SearchJob:
             name = remembered(
                 connection,
-                lambda: self._insert(connection, draft, self._plan(connection, draft)),
-                method="CreateSearchJob",
+                lambda: self._insert(connection, draft, plan(connection, draft)),
+                method=method,
                 request_id=request_id,
                 body_sha256=body_digest(draft, JobMessage),
                 clock=self._clock,
@@ -167,28 +216,48 @@ class Jobs:
                 field="search_job.dataset",
                 metadata={"resource": draft.dataset},
             )
-        supernet_id = names.supernet_id(draft.supernet, "search_job.supernet")
-        supernet = connection.execute(
-            supernets.select().where(supernets.c.id == supernet_id).with_for_update(read=True)
-        ).one_or_none()
-        space = _space_of(draft, supernet)
+        supernet = _find_supernet(connection, draft.supernet)
+        space = _space_of(draft, supernet, "search_job.spec.search_space")
         Recipe().override(variant=draft.spec.variant.recipe_name).check_space(space, field="search_job.spec.variant")
         spec = replace(draft.spec, search_space=describe_space(space))
         if spec.source_version:
-            spec = replace(spec, source_version=_check_source(connection, spec.source_version, space))
-        return _Plan(spec, space, dataset, supernet)
+            source = find_version(connection, spec.source_version, _SOURCE_FIELD)
+            spec = replace(spec, source_version=_check_source(connection, source, space, _SOURCE_FIELD))
+        return _Plan(spec, space, [dataset], supernet)
 
-    def _preview(self, connection: sa.Connection, draft: SearchJob) -> SearchJob:
-        plan = self._plan(connection, draft)
-        base = plan.base_number
-        supernet_id = names.supernet_id(draft.supernet)
-        return replace(
-            draft,
-            spec=plan.spec,
-            state=JobState.QUEUED,
-            dataset_display_name=plan.dataset.display_name,
-            base_version=names.version_name(supernet_id, base) if base is not None else "",
+    def _plan_generalist(self, connection: sa.Connection, draft: SearchJob) -> _Plan:
+        """Check a generalist's draft against the catalog."""
+        assert draft.spec is not None
+        spec = draft.spec
+        base = find_version(connection, spec.source_version, "base_version") if spec.source_version else None
+        learnt = generalist_datasets(connection, [base.job_row]).get(base.job_row, []) if base is not None else []
+        known = [names.dataset_name(dataset.id) for dataset in learnt]
+        if spec.without_replay and set(spec.datasets) <= set(known):
+            raise InvalidArgument(
+                "Without replay there is nothing to train on: the base knows every dataset.",
+                remedy="Name a new dataset, or let the base's be learnt along.",
+                field="datasets",
+            )
+        rows = find_retained(connection, list(dict.fromkeys([*known, *spec.datasets])))
+        supernet = _find_supernet(connection, draft.supernet)
+        if base is not None and supernet is None and spec.search_space is None:
+            space = stored_space(base.space)
+        else:
+            space = _space_of(draft, supernet, "search_space")
+        if base is not None and stored_space(base.space).id != space.id:
+            raise SpaceMismatch(
+                f"The base's search space {stored_space(base.space).id} is not {space.id}; heads cannot be mapped.",
+                remedy="Go on in the base's search space, or begin without a base.",
+                field="base_version",
+            )
+        spec = replace(
+            spec,
+            search_space=describe_space(space),
+            executor=Executor.POOL,
+            datasets=tuple(names.dataset_name(row.id) for row in rows),
+            source_version="" if base is None else _check_source(connection, base, space, "base_version"),
         )
+        return _Plan(spec, space, rows, supernet)
 
     def _insert(self, connection: sa.Connection, draft: SearchJob, plan: _Plan) -> str:
         now = self._clock()
@@ -225,11 +294,29 @@ class Jobs:
             )
         )
         name = names.job_name(job_id)
-        change = JobChange(connection, find_job(connection, name), now)
+        row = find_job(connection, name)
+        if plan.spec.datasets:
+            insert_datasets(connection, row.row_id, plan.datasets)
+        change = JobChange(connection, row, now)
         change.enter(JobState.QUEUED)
         change.save()
         failpoints.hit("job.before_commit")
         return name
+
+
+def _preview(draft: SearchJob, plan: _Plan) -> SearchJob:
+    """The job as it would be created."""
+    base = plan.base_number
+    supernet_id = names.supernet_id(draft.supernet)
+    return replace(
+        draft,
+        dataset=names.dataset_name(plan.dataset.id),
+        spec=plan.spec,
+        state=JobState.QUEUED,
+        dataset_display_name=display_name(plan.spec.datasets, plan.dataset.display_name),
+        base_version=names.version_name(supernet_id, base) if base is not None else "",
+        kind=kind_of(plan.spec),
+    )
 
 
 def job_finished(name: str, state: JobState) -> JobFinished:
@@ -252,10 +339,14 @@ def _find_dataset(connection: sa.Connection, draft: SearchJob) -> sa.Row[Any]:
     return row
 
 
-def _space_of(draft: SearchJob, supernet: sa.Row[Any] | None) -> SearchSpace:
+def _find_supernet(connection: sa.Connection, name: str) -> sa.Row[Any] | None:
+    statement = supernets.select().where(supernets.c.id == names.supernet_id(name))
+    return connection.execute(statement.with_for_update(read=True)).one_or_none()
+
+
+def _space_of(draft: SearchJob, supernet: sa.Row[Any] | None, field: str) -> SearchSpace:
     """The job's space: what it asks for, else its supernet's, else the default one."""
     assert draft.spec is not None
-    field = "search_job.spec.search_space"
     if supernet is None:
         return read_space(draft.spec.search_space, field)
     existing = stored_space(supernet.space)
@@ -271,10 +362,8 @@ def _space_of(draft: SearchJob, supernet: sa.Row[Any] | None) -> SearchSpace:
     return existing
 
 
-def _check_source(connection: sa.Connection, name: str, space: SearchSpace) -> str:
-    """Name of the concrete source version (`head` resolved), whose weights fit `space`."""
-    field = "search_job.spec.source_version"
-    row = find_version(connection, name, field)
+def _check_source(connection: sa.Connection, row: sa.Row[Any], space: SearchSpace, field: str) -> str:
+    """Name of a source version (`head` resolved), whose weights fit `space`."""
     # Shared lock: its supernet cannot be deleted before the job that needs it is in the table.
     connection.execute(
         sa.select(supernets.c.row_id).where(supernets.c.row_id == row.supernet_row).with_for_update(read=True)

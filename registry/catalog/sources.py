@@ -9,16 +9,20 @@ import sqlalchemy as sa
 
 from clients.resources import SupernetVersion
 from registry.catalog import names
+from registry.catalog.generalists import is_generalist
 from registry.catalog.versions import batches, select_versions, to_versions
 from registry.database import transaction
-from registry.schema import datasets, versions
+from registry.schema import datasets, job_datasets, supernets, versions
 
 __all__ = ["SourceStamp", "SourceStamps"]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceStamp:
-    """A dataset with versions, in as few words as tell whether what is known of it is up to date."""
+    """A dataset with versions, in as few words as tell whether what is known of it is up to date.
+
+    A generalist is not among the versions of any of its datasets: it is offered beside them, by itself.
+    """
 
     row_id: int
     revision: int
@@ -37,8 +41,15 @@ _STAMPS = (
         versions.c.row_id.label("version_row"),
     )
     .join(versions, versions.c.dataset_row == datasets.c.row_id)
-    .where(datasets.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .where(datasets.c.id.in_(sa.bindparam("ids", expanding=True)), ~is_generalist())
     .order_by(versions.c.row_id.desc())
+)
+# In two steps, so that a registry with many versions and few generalists does not look at every version.
+_GENERALIST_JOBS = sa.select(job_datasets.c.job_row).where(job_datasets.c.position == 0)
+_GENERALISTS = (
+    sa.select(versions.c.row_id, supernets.c.space_id)
+    .join(supernets, versions.c.supernet_row == supernets.c.row_id)
+    .where(versions.c.job_row.in_(sa.bindparam("rows", expanding=True)))
 )
 _VERSIONS = select_versions().where(versions.c.row_id.in_(sa.bindparam("rows", expanding=True)))
 
@@ -58,6 +69,15 @@ class SourceStamps:
                     new = SourceStamp(row.row_id, row.revision, row.sketch_sha256, [])
                     result.setdefault(names.dataset_name(row.id), new).version_rows.append(row.version_row)
         return result
+
+    def generalist_rows(self, space_id: str = "", *, limit: int) -> list[int]:
+        """Row ids of the newest generalists, newest first; only those of a search space, if one is given."""
+        found: list[int] = []
+        with transaction(self._engine, write=False) as connection:
+            for batch in batches(connection.execute(_GENERALIST_JOBS).scalars()):
+                rows = connection.execute(_GENERALISTS, {"rows": batch})
+                found += [row.row_id for row in rows if space_id in ("", row.space_id)]
+        return sorted(found, reverse=True)[:limit]
 
     def versions_by_row(self, version_rows: Iterable[int]) -> dict[int, SupernetVersion]:
         """Versions by row id, without those that do not exist (any more)."""

@@ -16,6 +16,7 @@ from sqlalchemy import exc
 from registry import failpoints
 from registry.blobs import LocalBlobStore
 from registry.catalog.blobs import Blobs, release
+from registry.catalog.generalists import uses_dataset
 from registry.catalog.job_rows import ENDED
 from registry.catalog.uploads import Uploads
 from registry.clock import Clock
@@ -65,7 +66,7 @@ class Sweeper:
     def _drop_images(self) -> int:
         """Detach images that no unfinished job needs and nobody retains."""
         limit = self._clock() - timedelta(seconds=self._settings.images_grace_seconds)
-        busy = sa.exists().where(jobs.c.dataset_row == datasets.c.row_id, jobs.c.state.not_in(ENDED))
+        busy = sa.exists().where(uses_dataset(datasets.c.row_id), jobs.c.state.not_in(ENDED))
         idle = sa.and_(
             datasets.c.images_sha256.is_not(None),
             datasets.c.retain_images.is_(sa.false()),

@@ -22,6 +22,7 @@ from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 from clients.resources import JobState, Metrics, SearchSpec, SourceDecision, TasteResult, TransferMode
 from registry.catalog import names
 from registry.catalog.distances import Pair, pair
+from registry.catalog.generalists import is_generalist
 from registry.catalog.records import from_json
 from registry.catalog.versions import batches
 from registry.database import transaction
@@ -187,6 +188,7 @@ def _sources(connection: sa.Connection, keys: Collection[VersionKey]) -> dict[Ve
         )
         .join(supernets, versions.c.supernet_row == supernets.c.row_id)
         .join(datasets, versions.c.dataset_row == datasets.c.row_id)
+        .where(~is_generalist())  # it has no distance from a target, so there is nothing to learn from its gain
     )
     key = sa.tuple_(supernets.c.id, versions.c.number)
     return {

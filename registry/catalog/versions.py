@@ -21,6 +21,8 @@ from clients.resources import (
     TransferMode,
 )
 from registry.catalog import names
+from registry.catalog.generalists import generalist_datasets
+from registry.catalog.job_rows import display_name
 from registry.catalog.records import from_json
 from registry.schema import blobs, datasets, jobs, parents, supernets, versions
 
@@ -58,7 +60,15 @@ def to_versions(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[
     parents_of: dict[int, list[Parent]] = {}
     for edge in _edges(connection, versions.c.row_id, [row.row_id for row in rows]):
         parents_of.setdefault(edge.child_row, []).append(_parent(edge))
-    return [_to_version(row, tuple(parents_of.get(row.row_id, ()))) for row in rows]
+    datasets_of = generalist_datasets(connection, [row.job_row for row in rows])
+    return [
+        _to_version(
+            row,
+            tuple(parents_of.get(row.row_id, ())),
+            tuple(names.dataset_name(dataset.id) for dataset in datasets_of.get(row.job_row, ())),
+        )
+        for row in rows
+    ]
 
 
 def find_version(connection: sa.Connection, name: str, field: str = "name") -> sa.Row[Any]:
@@ -122,7 +132,7 @@ def _parent(edge: sa.Row[Any]) -> Parent:
     return Parent(version=names.version_name(edge.parent_supernet, edge.parent_number), role=ParentRole(edge.role))
 
 
-def _to_version(row: sa.Row[Any], row_parents: tuple[Parent, ...]) -> SupernetVersion:
+def _to_version(row: sa.Row[Any], row_parents: tuple[Parent, ...], learnt: tuple[str, ...]) -> SupernetVersion:
     return SupernetVersion(
         name=names.version_name(row.supernet_id, row.number),
         weights_blob=names.blob_name(row.weights_sha256),
@@ -138,5 +148,6 @@ def _to_version(row: sa.Row[Any], row_parents: tuple[Parent, ...]) -> SupernetVe
         search_space=from_json(row.space, SearchSpaceMessage, SpaceDescriptor),
         head=row.number == row.head_number,
         create_time=row.create_time,
-        dataset_display_name=row.display_name,
+        dataset_display_name=display_name(learnt, row.display_name),
+        datasets=learnt,
     )

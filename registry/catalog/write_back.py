@@ -8,6 +8,7 @@ anywhere leaves either nothing but an unreferenced blob, or all of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -31,6 +32,7 @@ from registry import failpoints
 from registry.catalog import names
 from registry.catalog.blobs import Blobs
 from registry.catalog.checks import check_number, check_text
+from registry.catalog.generalists import generalist_datasets
 from registry.catalog.job_rows import find_job, lease_lost, leased_job
 from registry.catalog.outbox import announce
 from registry.catalog.records import from_json, to_json
@@ -48,7 +50,8 @@ from search.errors import (
     UnsafeWeights,
     WeightsTooLarge,
 )
-from search.weights import check_weights
+from search.heads import heads_of
+from search.weights import WeightsInfo, check_weights
 
 __all__ = ["WriteBack"]
 
@@ -87,11 +90,14 @@ class WriteBack:
                 return done
             leased_job(connection, job, fence, self._clock())  # before the work of reading the weights
             supernet = find_supernet(connection, row.supernet_id)
+            learnt = generalist_datasets(connection, [row.row_id]).get(row.row_id, [])
         assert supernet is not None, "a supernet with unfinished jobs is not deleted"
         _check_figures(draft)
-        self._check_weights(draft.weights_blob, "supernet", supernet.space_id, row.class_count, "version.weights_blob")
+        space_id, class_count = supernet.space_id, sum(dataset.class_count for dataset in learnt) or row.class_count
+        info = self._check_weights(draft.weights_blob, "supernet", space_id, class_count, "version.weights_blob")
+        _check_heads(info, learnt)
         if draft.child_blob:
-            self._check_weights(draft.child_blob, "child", supernet.space_id, row.class_count, "version.child_blob")
+            self._check_weights(draft.child_blob, "child", space_id, class_count, "version.child_blob")
         failpoints.hit("write_back.checked")
         answer = run_write(self._engine, lambda connection: self._write(connection, job, fence, draft))
         failpoints.hit("write_back.committed")
@@ -163,7 +169,7 @@ class WriteBack:
         )
         return int(connection.execute(statement.returning(versions.c.row_id)).scalar_one())
 
-    def _check_weights(self, blob: str, kind: str, space_id: str, n_classes: int, field: str) -> None:
+    def _check_weights(self, blob: str, kind: str, space_id: str, n_classes: int, field: str) -> WeightsInfo:
         limit = self._settings.max_weights_bytes
         size = self._blobs.size(blob, field)
         if size > limit:
@@ -197,6 +203,23 @@ class WriteBack:
                 remedy="Train the head of the job's dataset.",
                 field=field,
             )
+        return info
+
+
+def _check_heads(info: WeightsInfo, learnt: Sequence[sa.Row[Any]]) -> None:
+    """A generalist's blob has one head for each of its job's datasets, in their order; no blob may claim nonsense."""
+    field = "version.weights_blob"
+    try:
+        told = [(head.dataset, head.n_classes) for head in heads_of(info)]
+    except UnsafeWeights as error:
+        error.field = field
+        raise
+    if learnt and told != [(dataset.digest, dataset.class_count) for dataset in learnt]:
+        raise DimensionMismatch(
+            f"The weights' {len(told)} heads are not those of the job's {len(learnt)} datasets.",
+            remedy="Store a head for each dataset of the job, in its order.",
+            field=field,
+        )
 
 
 def _already_done(connection: sa.Connection, job: sa.Row[Any], fence: int) -> tuple[SupernetVersion, bool] | None:

@@ -98,7 +98,10 @@ def job_params(job: SearchJob) -> list[Param]:
     assert job.spec is not None
     spec = job.spec
     values: dict[str, Any] = {
+        "kind": job.kind.value,
         "dataset": job.dataset,
+        "datasets": ",".join(spec.datasets),
+        "without_replay": spec.without_replay or "",
         "source_policy": spec.source_policy.value,
         "source_version": spec.source_version,
         "transfer_mode": spec.transfer_mode.value,
@@ -225,6 +228,7 @@ def version_tags(version: SupernetVersion) -> dict[str, str]:
         "job": version.job,
         "dataset": version.dataset,
         "dataset_display_name": version.dataset_display_name,
+        "datasets": ",".join(version.datasets),
         "parents": ",".join(dict.fromkeys(sources + previous)),
         "source_version": ",".join(sources) or "scratch",
         "previous_head": ",".join(previous),

@@ -92,9 +92,10 @@ class RunPublisher:
         else:
             run_id = str(self._create(job, experiment_id))
             failpoints.hit("publish.run_created")
-        dataset = self._catalog.datasets.get(job.dataset)
+        names = (job.spec.datasets if job.spec else ()) or (job.dataset,)
+        stored = self._catalog.datasets.get_many(names)
         self._client.log_batch(run_id, params=job_params(job))
-        self._client.log_inputs(run_id, [dataset_input(dataset)])
+        self._client.log_inputs(run_id, [dataset_input(stored[name]) for name in names])
         run = MlflowRun(job=job.name, experiment_id=experiment_id, run_id=run_id)
         self._catalog.mlflow_links.save_run(run)
         return run

@@ -33,6 +33,16 @@ def test_candidates_are_the_nearest_of_each_dataset_the_own_dataset_first() -> N
     assert chosen(0, *found) == []
 
 
+def test_the_generalist_comes_beside_the_others_and_takes_nobodys_place() -> None:
+    """Its distance and predictions do not matter; where nothing is tasted, neither is it."""
+    found = (candidate("near"), candidate("far"), candidate("generalist", generalist=True, same_dataset=True))
+    assert chosen(1, *found) == ["near", "generalist"]
+    assert chosen(2, *found) == ["near", "far", "generalist"]
+    assert chosen(0, *found) == []
+    assert chosen(1, *found[:2], candidate("bad", generalist=True, eligible=False)) == ["near"]
+    assert chosen(1, found[2]) == ["generalist"]
+
+
 def test_after_the_nearest_come_the_highest_predicted_gains() -> None:
     found = (
         candidate("nearest", predicted_gain=0.01),

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from clients.resources import Dataset, Metrics, SourceCandidate, SpaceDescriptor, SupernetVersion
-from registry.candidates import Cutoff, Measured, candidates_of, judge_novelty, place, quality_floor, skip_share
+from registry.candidates import (
+    Cutoff,
+    LearntDataset,
+    Measured,
+    candidates_of,
+    generalist_candidate,
+    judge_novelty,
+    place,
+    quality_floor,
+    skip_share,
+)
 from search.spaces import SearchSpace, make_space
 
 SPACE = make_space("nas-bench-201")
@@ -205,3 +216,47 @@ def test_the_dataset_itself_is_never_novel():
     assert codes(candidates[0]) == ["NEAREST", "SAME_DATASET"]
     assert codes(candidates[1]) == ["FAR"]
     assert not judge_novelty(candidates, [])[0]
+
+
+def learnt(
+    name: str, *, distance: float | None = None, chance: float = 0.1, val_count: int = 100, same=False
+) -> LearntDataset:
+    return LearntDataset(
+        dataset=Dataset(name=f"datasets/{name}", display_name=name, val_count=val_count),
+        same_dataset=same,
+        chance=chance,
+        moments_only=False,
+        embedding_distance=None if distance is None else 2 * distance,
+        ot_distance=distance,
+        ot_converged=True,
+    )
+
+
+def test_a_generalist_has_the_least_known_distance_and_says_what_it_is():
+    of_three = generalist_candidate(
+        version("g"), [learnt("a"), learnt("b", distance=3.0), learnt("c", distance=2.0)], SPACE
+    )
+    assert (of_three.generalist, of_three.eligible, of_three.dataset) == (True, True, "")
+    assert (of_three.ot_distance, of_three.embedding_distance, of_three.ot_converged) == (2.0, 4.0, True)
+    assert codes(of_three) == ["GENERALIST"]
+    assert "nearest known of them is c" in of_three.reasons[0].message
+    unmeasured = generalist_candidate(version("g"), [learnt("a"), learnt("b")], SPACE)
+    assert (unmeasured.ot_distance, unmeasured.ot_converged, unmeasured.eligible) == (0.0, False, True)
+    assert "not known" in unmeasured.reasons[0].message
+    assert codes(generalist_candidate(version("g"), [learnt("a"), learnt("b", same=True)], SPACE)) == [
+        "GENERALIST",
+        "SAME_DATASET",
+    ]
+
+
+def test_a_generalists_gate_is_that_of_a_mean_accuracy():
+    """Three standard errors of the mean of guesses on every dataset, as a simulation finds them."""
+    tasks = [learnt("a", chance=0.5, val_count=10), learnt("b", chance=0.5, val_count=40)]
+    candidate = generalist_candidate(version("g", accuracy=0.7), tasks, SPACE)
+    draws = np.random.default_rng(0)
+    means = (draws.binomial(10, 0.5, 200_000) / 10 + draws.binomial(40, 0.5, 200_000) / 40) / 2
+    assert candidate.quality_floor == pytest.approx(0.5 + 3 * means.std(), rel=0.01)
+    assert not candidate.eligible
+    assert codes(candidate)[0] == "LOW_QUALITY"
+    assert generalist_candidate(version("g", accuracy=0.8), tasks, SPACE).eligible
+    assert not generalist_candidate(version("g", space=OTHER_SPACE), tasks, SPACE).compatible

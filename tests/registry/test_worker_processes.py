@@ -125,6 +125,26 @@ def test_a_killed_workers_job_is_resumed_and_finished_by_another(
     assert mended.child_blob == whole.child_blob
 
 
+def test_a_killed_workers_generalist_is_resumed_and_finished_by_another(
+    make_registry_server: Callable[..., Any], processes: Processes, connect: Callable[[str], RegistryClient]
+) -> None:
+    """Several datasets change nothing about leases and checkpoints."""
+    address = make_registry_server(lease_seconds=3.0).address
+    client = connect(address)
+    names = [client.register_dataset(tiny_dataset(seed), retain_images=True).name for seed in (0, 1)]
+    job = client.pretrain_generalist(names, space=tiny_space(), epochs=8, patience=99, batch_size=16)
+    first = processes.worker(address, "--once")
+    follow_until(client, job, in_epoch(2))
+    first.kill()
+    first.wait()
+    second = processes.worker(address, "--once")
+    ended = client.wait_search_job(job.name)
+    assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 2), ended.error
+    assert "resumed from a checkpoint" in processes.log(second)
+    assert epochs_of(client, job) == [("SEARCH", number) for number in range(1, 9)]
+    assert client.get_version(ended.version).datasets == tuple(names)
+
+
 def test_a_stopped_worker_is_fenced_and_writes_nothing(
     make_registry_server: Callable[..., Any], processes: Processes, connect: Callable[[str], RegistryClient]
 ) -> None:

@@ -565,6 +565,7 @@ class SourceCandidate(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     CLASS_COUPLING_FIELD_NUMBER: _builtins.int
     PREDICTED_GAIN_FIELD_NUMBER: _builtins.int
+    GENERALIST_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """`supernets/{id}/versions/{n}`."""
     dataset: _builtins.str
@@ -593,6 +594,11 @@ class SourceCandidate(_message.Message):
     """Validation accuracy that this source is expected to add before any training, compared with scratch, in [-1, 1].
     Learnt from the registry's finished jobs; unset while that is no better a guide than the distance.
     """
+    generalist: _builtins.bool
+    """Whether it is the registry's generalist: the newest eligible one, listed after all others whatever its distance, and
+    beyond `top_k`. It has no `dataset`; its distances are the least known ones to any of its datasets, 0 if none is
+    known; it is never `tied` and has no prediction.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Every reason, the deciding one first."""
@@ -619,10 +625,11 @@ class SourceCandidate(_message.Message):
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         class_coupling: Global___ClassCoupling | None = ...,
         predicted_gain: _builtins.float | None = ...,
+        generalist: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain", "class_coupling", b"class_coupling", "predicted_gain", b"predicted_gain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain", "class_coupling", b"class_coupling", "compatible", b"compatible", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "eligible", b"eligible", "embedding_distance", b"embedding_distance", "ot_converged", b"ot_converged", "ot_distance", b"ot_distance", "predicted_gain", b"predicted_gain", "quality", b"quality", "quality_floor", b"quality_floor", "reasons", b"reasons", "same_dataset", b"same_dataset", "tied", b"tied", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain", "class_coupling", b"class_coupling", "compatible", b"compatible", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "eligible", b"eligible", "embedding_distance", b"embedding_distance", "generalist", b"generalist", "ot_converged", b"ot_converged", "ot_distance", b"ot_distance", "predicted_gain", b"predicted_gain", "quality", b"quality", "quality_floor", b"quality_floor", "reasons", b"reasons", "same_dataset", b"same_dataset", "tied", b"tied", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__predicted_gain: _TypeAlias = _typing.Literal["predicted_gain"]  # noqa: Y015
     _WhichOneofArgType__predicted_gain: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain"]  # noqa: Y015

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from supernet_registry.v1 import common_pb2 as supernet__registry_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#supernet_registry/v1/searches.proto\x12\x14supernet_registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!supernet_registry/v1/common.proto\"\xa3\x04\n\nSearchSpec\x12\x37\n\x0csearch_space\x18\x01 \x01(\x0b\x32!.supernet_registry.v1.SearchSpace\x12\x39\n\rsource_policy\x18\x02 \x01(\x0e\x32\".supernet_registry.v1.SourcePolicy\x12\x16\n\x0esource_version\x18\x03 \x01(\t\x12\x39\n\rtransfer_mode\x18\x04 \x01(\x0e\x32\".supernet_registry.v1.TransferMode\x12\x0e\n\x06\x65pochs\x18\x05 \x01(\x05\x12\x10\n\x08patience\x18\x06 \x01(\x05\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12\x14\n\x0c\x63hild_epochs\x18\t \x01(\x05\x12\x13\n\x0btaste_share\x18\n \x01(\x01\x12\x18\n\x10taste_candidates\x18\x0b \x01(\x05\x12\x30\n\x08\x65xecutor\x18\x0c \x01(\x0e\x32\x1e.supernet_registry.v1.Executor\x12\x34\n\nderivation\x18\x11 \x01(\x0e\x32 .supernet_registry.v1.Derivation\x12\x18\n\x10\x64\x65rivation_steps\x18\x12 \x01(\x05\x12.\n\x07variant\x18\x0f \x01(\x0e\x32\x1d.supernet_registry.v1.Variant\x12\x13\n\x0b\x64rop_shares\x18\x10 \x03(\x01\"\xba\x01\n\x0bTasteResult\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bot_distance\x18\x02 \x01(\x01\x12\r\n\x05steps\x18\x03 \x03(\x03\x12\x16\n\x0eval_accuracies\x18\x04 \x03(\x01\x12\x12\n\nval_losses\x18\x05 \x03(\x01\x12\x0e\n\x06\x63hosen\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x11\n\tloss_gain\x18\x08 \x01(\x01\x12\x17\n\x0floss_gain_error\x18\t \x01(\x01\"\xee\x01\n\x0eSourceDecision\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x39\n\rtransfer_mode\x18\x02 \x01(\x0e\x32\".supernet_registry.v1.TransferMode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0bot_distance\x18\x04 \x01(\x01\x12\r\n\x05novel\x18\x05 \x01(\x08\x12\x31\n\x06tastes\x18\x06 \x03(\x0b\x32!.supernet_registry.v1.TasteResult\x12\x13\n\x0btaste_steps\x18\x07 \x01(\x03\x12\x15\n\rtaste_seconds\x18\x08 \x01(\x01\"+\n\x08JobError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xf7\x05\n\tSearchJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08supernet\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12.\n\x04spec\x18\x04 \x01(\x0b\x32 .supernet_registry.v1.SearchSpec\x12\x0e\n\x06stream\x18\x05 \x01(\t\x12\x13\n\x0bstream_step\x18\x06 \x01(\x05\x12;\n\x06labels\x18\x07 \x03(\x0b\x32+.supernet_registry.v1.SearchJob.LabelsEntry\x12-\n\x05state\x18\x08 \x01(\x0e\x32\x1e.supernet_registry.v1.JobState\x12\x0f\n\x07\x61ttempt\x18\t \x01(\x05\x12\x0e\n\x06worker\x18\n \x01(\t\x12\x36\n\x08\x64\x65\x63ision\x18\x0b \x01(\x0b\x32$.supernet_registry.v1.SourceDecision\x12\x34\n\x08progress\x18\x0c \x01(\x0b\x32\".supernet_registry.v1.EpochMetrics\x12\x0f\n\x07version\x18\r \x01(\t\x12\x12\n\nhead_moved\x18\x0e \x01(\x08\x12-\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x1e.supernet_registry.v1.JobError\x12\x15\n\rlast_sequence\x18\x10 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\x12\x1c\n\x14\x64\x61taset_display_name\x18\x15 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x16 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdf\x02\n\x0c\x45pochMetrics\x12\x37\n\x05phase\x18\x01 \x01(\x0e\x32(.supernet_registry.v1.EpochMetrics.Phase\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\r\n\x05steps\x18\x04 \x01(\x03\x12\x12\n\ntrain_loss\x18\x05 \x01(\x01\x12\x16\n\x0etrain_accuracy\x18\x06 \x01(\x01\x12\x10\n\x08val_loss\x18\x07 \x01(\x01\x12\x14\n\x0cval_accuracy\x18\x08 \x01(\x01\x12\x15\n\ralpha_entropy\x18\t \x01(\x01\x12\x12\n\nskip_count\x18\n \x01(\x05\x12\x15\n\rlearning_rate\x18\x0b \x01(\x01\x12\x0f\n\x07seconds\x18\x0c \x01(\x01\"A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPHASE_SEARCH\x10\x01\x12\x0f\n\x0bPHASE_CHILD\x10\x02\"\x8f\x02\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05state\x18\x04 \x01(\x0e\x32\x1e.supernet_registry.v1.JobStateH\x00\x12\x33\n\x05\x65poch\x18\x05 \x01(\x0b\x32\".supernet_registry.v1.EpochMetricsH\x00\x12\x38\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32$.supernet_registry.v1.SourceDecisionH\x00\x12\x11\n\x07message\x18\x07 \x01(\tH\x00\x42\x07\n\x05\x65vent\"x\n\x16\x43reateSearchJobRequest\x12\x33\n\nsearch_job\x18\x01 \x01(\x0b\x32\x1f.supernet_registry.v1.SearchJob\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"#\n\x13GetSearchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"}\n\x15ListSearchJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.supernet_registry.v1.JobState\x12\x0e\n\x06stream\x18\x04 \x01(\t\"g\n\x16ListSearchJobsResponse\x12\x34\n\x0bsearch_jobs\x18\x01 \x03(\x0b\x32\x1f.supernet_registry.v1.SearchJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16\x43\x61ncelSearchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x15WatchSearchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*{\n\x0cSourcePolicy\x12\x1d\n\x19SOURCE_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12SOURCE_POLICY_AUTO\x10\x01\x12\x19\n\x15SOURCE_POLICY_SCRATCH\x10\x02\x12\x19\n\x15SOURCE_POLICY_VERSION\x10\x03*L\n\x08\x45xecutor\x12\x18\n\x14\x45XECUTOR_UNSPECIFIED\x10\x00\x12\x11\n\rEXECUTOR_POOL\x10\x01\x12\x13\n\x0f\x45XECUTOR_CALLER\x10\x02*\\\n\nDerivation\x12\x1a\n\x16\x44\x45RIVATION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x45RIVATION_ARGMAX\x10\x01\x12\x1b\n\x17\x44\x45RIVATION_PERTURBATION\x10\x02*\xb0\x01\n\x07Variant\x12\x17\n\x13VARIANT_UNSPECIFIED\x10\x00\x12\x11\n\rVARIANT_DARTS\x10\x01\x12\x15\n\x11VARIANT_DARTS_2ND\x10\x02\x12\x1b\n\x17VARIANT_SMOOTH_DARTS_RS\x10\x03\x12\x1c\n\x18VARIANT_SMOOTH_DARTS_ADV\x10\x04\x12\x14\n\x10VARIANT_PC_DARTS\x10\x05\x12\x11\n\rVARIANT_DRNAS\x10\x06\x32\xfd\x03\n\rSearchService\x12`\n\x0f\x43reateSearchJob\x12,.supernet_registry.v1.CreateSearchJobRequest\x1a\x1f.supernet_registry.v1.SearchJob\x12Z\n\x0cGetSearchJob\x12).supernet_registry.v1.GetSearchJobRequest\x1a\x1f.supernet_registry.v1.SearchJob\x12k\n\x0eListSearchJobs\x12+.supernet_registry.v1.ListSearchJobsRequest\x1a,.supernet_registry.v1.ListSearchJobsResponse\x12`\n\x0f\x43\x61ncelSearchJob\x12,.supernet_registry.v1.CancelSearchJobRequest\x1a\x1f.supernet_registry.v1.SearchJob\x12_\n\x0eWatchSearchJob\x12+.supernet_registry.v1.WatchSearchJobRequest\x1a\x1e.supernet_registry.v1.JobEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#supernet_registry/v1/searches.proto\x12\x14supernet_registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!supernet_registry/v1/common.proto\"\xcd\x04\n\nSearchSpec\x12\x37\n\x0csearch_space\x18\x01 \x01(\x0b\x32!.supernet_registry.v1.SearchSpace\x12\x39\n\rsource_policy\x18\x02 \x01(\x0e\x32\".supernet_registry.v1.SourcePolicy\x12\x16\n\x0esource_version\x18\x03 \x01(\t\x12\x39\n\rtransfer_mode\x18\x04 \x01(\x0e\x32\".supernet_registry.v1.TransferMode\x12\x0e\n\x06\x65pochs\x18\x05 \x01(\x05\x12\x10\n\x08patience\x18\x06 \x01(\x05\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12\x14\n\x0c\x63hild_epochs\x18\t \x01(\x05\x12\x13\n\x0btaste_share\x18\n \x01(\x01\x12\x18\n\x10taste_candidates\x18\x0b \x01(\x05\x12\x30\n\x08\x65xecutor\x18\x0c \x01(\x0e\x32\x1e.supernet_registry.v1.Executor\x12\x34\n\nderivation\x18\x11 \x01(\x0e\x32 .supernet_registry.v1.Derivation\x12\x18\n\x10\x64\x65rivation_steps\x18\x12 \x01(\x05\x12.\n\x07variant\x18\x0f \x01(\x0e\x32\x1d.supernet_registry.v1.Variant\x12\x13\n\x0b\x64rop_shares\x18\x10 \x03(\x01\x12\x10\n\x08\x64\x61tasets\x18\r \x03(\t\x12\x16\n\x0ewithout_replay\x18\x0e \x01(\x08\"\xba\x01\n\x0bTasteResult\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bot_distance\x18\x02 \x01(\x01\x12\r\n\x05steps\x18\x03 \x03(\x03\x12\x16\n\x0eval_accuracies\x18\x04 \x03(\x01\x12\x12\n\nval_losses\x18\x05 \x03(\x01\x12\x0e\n\x06\x63hosen\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x11\n\tloss_gain\x18\x08 \x01(\x01\x12\x17\n\x0floss_gain_error\x18\t \x01(\x01\"\xee\x01\n\x0eSourceDecision\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x39\n\rtransfer_mode\x18\x02 \x01(\x0e\x32\".supernet_registry.v1.TransferMode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x13\n\x0bot_distance\x18\x04 \x01(\x01\x12\r\n\x05novel\x18\x05 \x01(\x08\x12\x31\n\x06tastes\x18\x06 \x03(\x0b\x32!.supernet_registry.v1.TasteResult\x12\x13\n\x0btaste_steps\x18\x07 \x01(\x03\x12\x15\n\rtaste_seconds\x18\x08 \x01(\x01\"+\n\x08JobError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xa4\x06\n\tSearchJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08supernet\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12.\n\x04spec\x18\x04 \x01(\x0b\x32 .supernet_registry.v1.SearchSpec\x12\x0e\n\x06stream\x18\x05 \x01(\t\x12\x13\n\x0bstream_step\x18\x06 \x01(\x05\x12;\n\x06labels\x18\x07 \x03(\x0b\x32+.supernet_registry.v1.SearchJob.LabelsEntry\x12-\n\x05state\x18\x08 \x01(\x0e\x32\x1e.supernet_registry.v1.JobState\x12\x0f\n\x07\x61ttempt\x18\t \x01(\x05\x12\x0e\n\x06worker\x18\n \x01(\t\x12\x36\n\x08\x64\x65\x63ision\x18\x0b \x01(\x0b\x32$.supernet_registry.v1.SourceDecision\x12\x34\n\x08progress\x18\x0c \x01(\x0b\x32\".supernet_registry.v1.EpochMetrics\x12\x0f\n\x07version\x18\r \x01(\t\x12\x12\n\nhead_moved\x18\x0e \x01(\x08\x12-\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x1e.supernet_registry.v1.JobError\x12\x15\n\rlast_sequence\x18\x10 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\x12\x1c\n\x14\x64\x61taset_display_name\x18\x15 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x16 \x01(\t\x12+\n\x04kind\x18\x17 \x01(\x0e\x32\x1d.supernet_registry.v1.JobKind\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdf\x02\n\x0c\x45pochMetrics\x12\x37\n\x05phase\x18\x01 \x01(\x0e\x32(.supernet_registry.v1.EpochMetrics.Phase\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x05\x12\r\n\x05steps\x18\x04 \x01(\x03\x12\x12\n\ntrain_loss\x18\x05 \x01(\x01\x12\x16\n\x0etrain_accuracy\x18\x06 \x01(\x01\x12\x10\n\x08val_loss\x18\x07 \x01(\x01\x12\x14\n\x0cval_accuracy\x18\x08 \x01(\x01\x12\x15\n\ralpha_entropy\x18\t \x01(\x01\x12\x12\n\nskip_count\x18\n \x01(\x05\x12\x15\n\rlearning_rate\x18\x0b \x01(\x01\x12\x0f\n\x07seconds\x18\x0c \x01(\x01\"A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPHASE_SEARCH\x10\x01\x12\x0f\n\x0bPHASE_CHILD\x10\x02\"\x8f\x02\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05state\x18\x04 \x01(\x0e\x32\x1e.supernet_registry.v1.JobStateH\x00\x12\x33\n\x05\x65poch\x18\x05 \x01(\x0b\x32\".supernet_registry.v1.EpochMetricsH\x00\x12\x38\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32$.supernet_registry.v1.SourceDecisionH\x00\x12\x11\n\x07message\x18\x07 \x01(\tH\x00\x42\x07\n\x05\x65vent\"x\n\x16\x43reateSearchJobRequest\x12\x33\n\nsearch_job\x18\x01 \x01(\x0b\x32\x1f.supernet_registry.v1.SearchJob\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\xa1\x03\n\x19PretrainGeneralistRequest\x12\x10\n\x08\x64\x61tasets\x18\x01 \x03(\t\x12\x10\n\x08supernet\x18\x02 \x01(\t\x12\x37\n\x0csearch_space\x18\x03 \x01(\x0b\x32!.supernet_registry.v1.SearchSpace\x12\x14\n\x0c\x62\x61se_version\x18\x04 \x01(\t\x12\x16\n\x0ewithout_replay\x18\x05 \x01(\x08\x12\x0e\n\x06\x65pochs\x18\x06 \x01(\x05\x12\x10\n\x08patience\x18\x07 \x01(\x05\x12\x12\n\nbatch_size\x18\x08 \x01(\x05\x12\x0c\n\x04seed\x18\t \x01(\x03\x12\x0e\n\x06stream\x18\n \x01(\t\x12K\n\x06labels\x18\x0b \x03(\x0b\x32;.supernet_registry.v1.PretrainGeneralistRequest.LabelsEntry\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x15\n\rvalidate_only\x18\r \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"#\n\x13GetSearchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"}\n\x15ListSearchJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.supernet_registry.v1.JobState\x12\x0e\n\x06stream\x18\x04 \x01(\t\"g\n\x16ListSearchJobsResponse\x12\x34\n\x0bsearch_jobs\x18\x01 \x03(\x0b\x32\x1f.supernet_registry.v1.SearchJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16\x43\x61ncelSearchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x15WatchSearchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*{\n\x0cSourcePolicy\x12\x1d\n\x19SOURCE_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12SOURCE_POLICY_AUTO\x10\x01\x12\x19\n\x15SOURCE_POLICY_SCRATCH\x10\x02\x12\x19\n\x15SOURCE_POLICY_VERSION\x10\x03*L\n\x08\x45xecutor\x12\x18\n\x14\x45XECUTOR_UNSPECIFIED\x10\x00\x12\x11\n\rEXECUTOR_POOL\x10\x01\x12\x13\n\x0f\x45XECUTOR_CALLER\x10\x02*\\\n\nDerivation\x12\x1a\n\x16\x44\x45RIVATION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x45RIVATION_ARGMAX\x10\x01\x12\x1b\n\x17\x44\x45RIVATION_PERTURBATION\x10\x02*\xb0\x01\n\x07Variant\x12\x17\n\x13VARIANT_UNSPECIFIED\x10\x00\x12\x11\n\rVARIANT_DARTS\x10\x01\x12\x15\n\x11VARIANT_DARTS_2ND\x10\x02\x12\x1b\n\x17VARIANT_SMOOTH_DARTS_RS\x10\x03\x12\x1c\n\x18VARIANT_SMOOTH_DARTS_ADV\x10\x04\x12\x14\n\x10VARIANT_PC_DARTS\x10\x05\x12\x11\n\rVARIANT_DRNAS\x10\x06*Q\n\x07JobKind\x12\x18\n\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fJOB_KIND_SEARCH\x10\x01\x12\x17\n\x13JOB_KIND_GENERALIST\x10\x02\x32\xe5\x04\n\rSearchService\x12`\n\x0f\x43reateSearchJob\x12,.supernet_registry.v1.CreateSearchJobRequest\x1a\x1f.supernet_registry.v1.SearchJob\x12\x66\n\x12PretrainGeneralist\x12/.supernet_registry.v1.PretrainGeneralistRequest\x1a\x1f.supernet_registry.v1.SearchJob\x12Z\n\x0cGetSearchJob\x12).supernet_registry.v1.GetSearchJobRequest\x1a\x1f.supernet_registry.v1.SearchJob\x12k\n\x0eListSearchJobs\x12+.supernet_registry.v1.ListSearchJobsRequest\x1a,.supernet_registry.v1.ListSearchJobsResponse\x12`\n\x0f\x43\x61ncelSearchJob\x12,.supernet_registry.v1.CancelSearchJobRequest\x1a\x1f.supernet_registry.v1.SearchJob\x12_\n\x0eWatchSearchJob\x12+.supernet_registry.v1.WatchSearchJobRequest\x1a\x1e.supernet_registry.v1.JobEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,46 +35,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHJOB_LABELSENTRY']._loaded_options = None
   _globals['_SEARCHJOB_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=3039
-  _globals['_JOBSTATE']._serialized_end=3219
-  _globals['_SOURCEPOLICY']._serialized_start=3221
-  _globals['_SOURCEPOLICY']._serialized_end=3344
-  _globals['_EXECUTOR']._serialized_start=3346
-  _globals['_EXECUTOR']._serialized_end=3422
-  _globals['_DERIVATION']._serialized_start=3424
-  _globals['_DERIVATION']._serialized_end=3516
-  _globals['_VARIANT']._serialized_start=3519
-  _globals['_VARIANT']._serialized_end=3695
+  _globals['_PRETRAINGENERALISTREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_PRETRAINGENERALISTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_JOBSTATE']._serialized_start=3546
+  _globals['_JOBSTATE']._serialized_end=3726
+  _globals['_SOURCEPOLICY']._serialized_start=3728
+  _globals['_SOURCEPOLICY']._serialized_end=3851
+  _globals['_EXECUTOR']._serialized_start=3853
+  _globals['_EXECUTOR']._serialized_end=3929
+  _globals['_DERIVATION']._serialized_start=3931
+  _globals['_DERIVATION']._serialized_end=4023
+  _globals['_VARIANT']._serialized_start=4026
+  _globals['_VARIANT']._serialized_end=4202
+  _globals['_JOBKIND']._serialized_start=4204
+  _globals['_JOBKIND']._serialized_end=4285
   _globals['_SEARCHSPEC']._serialized_start=130
-  _globals['_SEARCHSPEC']._serialized_end=677
-  _globals['_TASTERESULT']._serialized_start=680
-  _globals['_TASTERESULT']._serialized_end=866
-  _globals['_SOURCEDECISION']._serialized_start=869
-  _globals['_SOURCEDECISION']._serialized_end=1107
-  _globals['_JOBERROR']._serialized_start=1109
-  _globals['_JOBERROR']._serialized_end=1152
-  _globals['_SEARCHJOB']._serialized_start=1155
-  _globals['_SEARCHJOB']._serialized_end=1914
-  _globals['_SEARCHJOB_LABELSENTRY']._serialized_start=1869
-  _globals['_SEARCHJOB_LABELSENTRY']._serialized_end=1914
-  _globals['_EPOCHMETRICS']._serialized_start=1917
-  _globals['_EPOCHMETRICS']._serialized_end=2268
-  _globals['_EPOCHMETRICS_PHASE']._serialized_start=2203
-  _globals['_EPOCHMETRICS_PHASE']._serialized_end=2268
-  _globals['_JOBEVENT']._serialized_start=2271
-  _globals['_JOBEVENT']._serialized_end=2542
-  _globals['_CREATESEARCHJOBREQUEST']._serialized_start=2544
-  _globals['_CREATESEARCHJOBREQUEST']._serialized_end=2664
-  _globals['_GETSEARCHJOBREQUEST']._serialized_start=2666
-  _globals['_GETSEARCHJOBREQUEST']._serialized_end=2701
-  _globals['_LISTSEARCHJOBSREQUEST']._serialized_start=2703
-  _globals['_LISTSEARCHJOBSREQUEST']._serialized_end=2828
-  _globals['_LISTSEARCHJOBSRESPONSE']._serialized_start=2830
-  _globals['_LISTSEARCHJOBSRESPONSE']._serialized_end=2933
-  _globals['_CANCELSEARCHJOBREQUEST']._serialized_start=2935
-  _globals['_CANCELSEARCHJOBREQUEST']._serialized_end=2973
-  _globals['_WATCHSEARCHJOBREQUEST']._serialized_start=2975
-  _globals['_WATCHSEARCHJOBREQUEST']._serialized_end=3036
-  _globals['_SEARCHSERVICE']._serialized_start=3698
-  _globals['_SEARCHSERVICE']._serialized_end=4207
+  _globals['_SEARCHSPEC']._serialized_end=719
+  _globals['_TASTERESULT']._serialized_start=722
+  _globals['_TASTERESULT']._serialized_end=908
+  _globals['_SOURCEDECISION']._serialized_start=911
+  _globals['_SOURCEDECISION']._serialized_end=1149
+  _globals['_JOBERROR']._serialized_start=1151
+  _globals['_JOBERROR']._serialized_end=1194
+  _globals['_SEARCHJOB']._serialized_start=1197
+  _globals['_SEARCHJOB']._serialized_end=2001
+  _globals['_SEARCHJOB_LABELSENTRY']._serialized_start=1956
+  _globals['_SEARCHJOB_LABELSENTRY']._serialized_end=2001
+  _globals['_EPOCHMETRICS']._serialized_start=2004
+  _globals['_EPOCHMETRICS']._serialized_end=2355
+  _globals['_EPOCHMETRICS_PHASE']._serialized_start=2290
+  _globals['_EPOCHMETRICS_PHASE']._serialized_end=2355
+  _globals['_JOBEVENT']._serialized_start=2358
+  _globals['_JOBEVENT']._serialized_end=2629
+  _globals['_CREATESEARCHJOBREQUEST']._serialized_start=2631
+  _globals['_CREATESEARCHJOBREQUEST']._serialized_end=2751
+  _globals['_PRETRAINGENERALISTREQUEST']._serialized_start=2754
+  _globals['_PRETRAINGENERALISTREQUEST']._serialized_end=3171
+  _globals['_PRETRAINGENERALISTREQUEST_LABELSENTRY']._serialized_start=1956
+  _globals['_PRETRAINGENERALISTREQUEST_LABELSENTRY']._serialized_end=2001
+  _globals['_GETSEARCHJOBREQUEST']._serialized_start=3173
+  _globals['_GETSEARCHJOBREQUEST']._serialized_end=3208
+  _globals['_LISTSEARCHJOBSREQUEST']._serialized_start=3210
+  _globals['_LISTSEARCHJOBSREQUEST']._serialized_end=3335
+  _globals['_LISTSEARCHJOBSRESPONSE']._serialized_start=3337
+  _globals['_LISTSEARCHJOBSRESPONSE']._serialized_end=3440
+  _globals['_CANCELSEARCHJOBREQUEST']._serialized_start=3442
+  _globals['_CANCELSEARCHJOBREQUEST']._serialized_end=3480
+  _globals['_WATCHSEARCHJOBREQUEST']._serialized_start=3482
+  _globals['_WATCHSEARCHJOBREQUEST']._serialized_end=3543
+  _globals['_SEARCHSERVICE']._serialized_start=4288
+  _globals['_SEARCHSERVICE']._serialized_end=4901
 # @@protoc_insertion_point(module_scope)

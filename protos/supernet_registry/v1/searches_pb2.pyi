@@ -177,6 +177,30 @@ VARIANT_DRNAS: Variant.ValueType  # 6
 """Mixtures are drawn from a Dirichlet distribution."""
 Global___Variant: _TypeAlias = Variant  # noqa: Y015
 
+class _JobKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_KIND_UNSPECIFIED: _JobKind.ValueType  # 0
+    """Not set."""
+    JOB_KIND_SEARCH: _JobKind.ValueType  # 1
+    """A search on one dataset."""
+    JOB_KIND_GENERALIST: _JobKind.ValueType  # 2
+    """The pretraining of a generalist over several datasets."""
+
+class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
+    """What kind of search a job is."""
+
+JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
+"""Not set."""
+JOB_KIND_SEARCH: JobKind.ValueType  # 1
+"""A search on one dataset."""
+JOB_KIND_GENERALIST: JobKind.ValueType  # 2
+"""The pretraining of a generalist over several datasets."""
+Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
+
 @_typing.final
 class SearchSpec(_message.Message):
     """What to search, and how. Zero means the default of the search space's recipe."""
@@ -199,6 +223,8 @@ class SearchSpec(_message.Message):
     DERIVATION_STEPS_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     DROP_SHARES_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    WITHOUT_REPLAY_FIELD_NUMBER: _builtins.int
     source_policy: Global___SourcePolicy.ValueType
     """How the source is found."""
     source_version: _builtins.str
@@ -227,6 +253,8 @@ class SearchSpec(_message.Message):
     """With PERTURBATION: weight steps of fine-tuning after every decision; 0 for none."""
     variant: Global___Variant.ValueType
     """Variant of DARTS."""
+    without_replay: _builtins.bool
+    """Of a generalist with a base: the datasets that the base knows are only scored, before and after, not trained along."""
     @_builtins.property
     def search_space(self) -> _common_pb2.SearchSpace:
         """The search space."""
@@ -235,6 +263,12 @@ class SearchSpec(_message.Message):
     def drop_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Shares of the search, in [0, 1], at which every edge loses its weakest operation; empty for none. What is dropped is
         not computed any more, and never comes back in this search.
+        """
+
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets of a generalist, `datasets/{id}`, those of its base first; empty for a search on one dataset. Set by
+        PretrainGeneralist only.
         """
 
     def __init__(
@@ -256,10 +290,12 @@ class SearchSpec(_message.Message):
         derivation_steps: _builtins.int = ...,
         variant: Global___Variant.ValueType = ...,
         drop_shares: _abc.Iterable[_builtins.float] | None = ...,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        without_replay: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "datasets", b"datasets", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant", "without_replay", b"without_replay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -453,12 +489,13 @@ class SearchJob(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     DATASET_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     BASE_VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name `searchJobs/{id}`."""
     supernet: _builtins.str
     """Supernet that receives the new version, `supernets/{id}`."""
     dataset: _builtins.str
-    """Dataset to search on, `datasets/{id}`."""
+    """Dataset to search on, `datasets/{id}`; of a generalist the first of `spec.datasets`."""
     stream: _builtins.str
     """Task stream that the job belongs to; becomes the MLflow experiment. Empty: `default`."""
     stream_step: _builtins.int
@@ -478,9 +515,11 @@ class SearchJob(_message.Message):
     etag: _builtins.str
     """Output only. Changes with every change."""
     dataset_display_name: _builtins.str
-    """Output only. Display name of the dataset."""
+    """Output only. Display name of the dataset; of a generalist how many there are."""
     base_version: _builtins.str
     """Output only. Head of the supernet when the job was created; write-back compares with it."""
+    kind: Global___JobKind.ValueType
+    """Output only. What kind of search it is."""
     @_builtins.property
     def spec(self) -> Global___SearchSpec:
         """What to search, and how."""
@@ -538,10 +577,11 @@ class SearchJob(_message.Message):
         etag: _builtins.str = ...,
         dataset_display_name: _builtins.str = ...,
         base_version: _builtins.str = ...,
+        kind: Global___JobKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base_version", b"base_version", "create_time", b"create_time", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "decision", b"decision", "end_time", b"end_time", "error", b"error", "etag", b"etag", "head_moved", b"head_moved", "labels", b"labels", "last_sequence", b"last_sequence", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "stream", b"stream", "stream_step", b"stream_step", "supernet", b"supernet", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base_version", b"base_version", "create_time", b"create_time", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "decision", b"decision", "end_time", b"end_time", "error", b"error", "etag", b"etag", "head_moved", b"head_moved", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "stream", b"stream", "stream_step", b"stream_step", "supernet", b"supernet", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -721,6 +761,104 @@ class CreateSearchJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateSearchJobRequest: _TypeAlias = CreateSearchJobRequest  # noqa: Y015
+
+@_typing.final
+class PretrainGeneralistRequest(_message.Message):
+    """Request of PretrainGeneralist. Zero and empty mean a default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    SUPERNET_FIELD_NUMBER: _builtins.int
+    SEARCH_SPACE_FIELD_NUMBER: _builtins.int
+    BASE_VERSION_FIELD_NUMBER: _builtins.int
+    WITHOUT_REPLAY_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    supernet: _builtins.str
+    """Supernet that receives the version, `supernets/{id}`; created if there is none. Empty: `supernets/generalist`."""
+    base_version: _builtins.str
+    """Version to go on from, `supernets/{id}/versions/{n}`: weights, architecture parameters and the heads that it has.
+    Its own datasets are learnt along with the new ones. Empty: from scratch.
+    """
+    without_replay: _builtins.bool
+    """Only score the datasets of the base, before and after, instead of training them along."""
+    epochs: _builtins.int
+    """Most epochs; one has as many steps as all training splits together have batches."""
+    patience: _builtins.int
+    """Epochs without progress after which it stops."""
+    batch_size: _builtins.int
+    """Images a batch."""
+    seed: _builtins.int
+    """Seed of every random choice."""
+    stream: _builtins.str
+    """Task stream that the job belongs to; becomes the MLflow experiment. Empty: `default`."""
+    request_id: _builtins.str
+    """UUID of this request; the same id and body get the same job (AIP-155)."""
+    validate_only: _builtins.bool
+    """Check everything, create nothing (AIP-163)."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets to learn, `datasets/{id}`, with those of the base at least two; the registry must retain their images."""
+
+    @_builtins.property
+    def search_space(self) -> _common_pb2.SearchSpace:
+        """The search space; unset for the supernet's, else the base's, else the server's default."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Free labels of the owner."""
+
+    def __init__(
+        self,
+        *,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        supernet: _builtins.str = ...,
+        search_space: _common_pb2.SearchSpace | None = ...,
+        base_version: _builtins.str = ...,
+        without_replay: _builtins.bool = ...,
+        epochs: _builtins.int = ...,
+        patience: _builtins.int = ...,
+        batch_size: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        stream: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "batch_size", b"batch_size", "datasets", b"datasets", "epochs", b"epochs", "labels", b"labels", "patience", b"patience", "request_id", b"request_id", "search_space", b"search_space", "seed", b"seed", "stream", b"stream", "supernet", b"supernet", "validate_only", b"validate_only", "without_replay", b"without_replay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PretrainGeneralistRequest: _TypeAlias = PretrainGeneralistRequest  # noqa: Y015
 
 @_typing.final
 class GetSearchJobRequest(_message.Message):

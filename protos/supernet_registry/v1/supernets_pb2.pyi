@@ -154,7 +154,7 @@ Global___Parent: _TypeAlias = Parent  # noqa: Y015
 
 @_typing.final
 class Metrics(_message.Message):
-    """Quality of a version on its own dataset. Accuracies are fractions in [0, 1]."""
+    """Quality of a version on its own dataset; of a generalist the mean over its datasets. Accuracies are fractions in [0, 1]."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,6 +277,7 @@ class SupernetVersion(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DATASET_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name `supernets/{id}/versions/{n}`; n counts from 1."""
     weights_blob: _builtins.str
@@ -288,7 +289,7 @@ class SupernetVersion(_message.Message):
     genotype: _builtins.str
     """Genotype in the notation of its search space's community."""
     dataset: _builtins.str
-    """Dataset that it was searched on, `datasets/{id}`."""
+    """Dataset that it was searched on, `datasets/{id}`; of a generalist the first of `datasets`."""
     job: _builtins.str
     """Job that made it, `searchJobs/{id}`."""
     transfer_mode: _common_pb2.TransferMode.ValueType
@@ -296,7 +297,7 @@ class SupernetVersion(_message.Message):
     head: _builtins.bool
     """Whether it is the head of its supernet."""
     dataset_display_name: _builtins.str
-    """Display name of the dataset."""
+    """Display name of the dataset; of a generalist how many there are."""
     @_builtins.property
     def parents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parent]:
         """Versions that it came from."""
@@ -317,6 +318,10 @@ class SupernetVersion(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was written back."""
 
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets of a generalist, in the order of its heads; empty for a version of one dataset."""
+
     def __init__(
         self,
         *,
@@ -335,10 +340,11 @@ class SupernetVersion(_message.Message):
         head: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         dataset_display_name: _builtins.str = ...,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "metrics", b"metrics", "search_space", b"search_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_blob", b"child_blob", "cost", b"cost", "create_time", b"create_time", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "genotype", b"genotype", "head", b"head", "job", b"job", "metrics", b"metrics", "name", b"name", "parents", b"parents", "search_space", b"search_space", "transfer_mode", b"transfer_mode", "weights_blob", b"weights_blob", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_blob", b"child_blob", "cost", b"cost", "create_time", b"create_time", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "datasets", b"datasets", "genotype", b"genotype", "head", b"head", "job", b"job", "metrics", b"metrics", "name", b"name", "parents", b"parents", "search_space", b"search_space", "transfer_mode", b"transfer_mode", "weights_blob", b"weights_blob", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from server_tools import SPACE, make_dataset
+from safetensors.numpy import save
+from server_tools import GENOTYPE, SPACE, make_dataset
 
+from clients.resources import Metrics, SpaceDescriptor, SupernetVersion
 from clients.resources import ShortlistOutcome as Outcome
-from clients.resources import SpaceDescriptor
 from registry.catalog.datasets import Datasets
 from registry.clock import utc_now
 from registry.nearest import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery, SourceFinder
@@ -253,3 +256,39 @@ def test_numbers_out_of_range_are_refused(finder, field, value):
     with pytest.raises(errors.InvalidArgument) as caught:
         finder.find(NearestQuery(sketch=sketch_of(make_dataset(1)), **{field: value}))
     assert caught.value.field == field
+
+
+def finish_generalist(client, supernet, accuracy, *data):
+    """A generalist as a worker would hand it in."""
+    datasets = [client.register_dataset(item, retain_images=True).name for item in data]
+    job = client.pretrain_generalist(datasets, name=supernet, space=SPACE)
+    lease, _, _ = client.lease_search_job("test-worker", device="cpu", job=job.name)
+    heads, start = [], 0
+    for item in data:
+        heads.append({"dataset": item.digest, "rows": [start, start + item.n_classes]})
+        start += item.n_classes
+    described = {"space": SPACE.to_json(), "n_classes": start, "genotype": GENOTYPE, "heads": heads}
+    tensors = {"w": np.full((2, 2), accuracy, np.float32)}
+    blob = client.upload_blob(save(tensors, metadata={"supernet": json.dumps(described)}))
+    metrics = Metrics(val_accuracy=accuracy, test_accuracy=accuracy)
+    draft = SupernetVersion(weights_blob=blob, genotype=GENOTYPE, metrics=metrics)
+    return client.complete_search_job(lease, draft)[0].name
+
+
+def test_the_newest_eligible_generalist_is_offered_after_the_ranking_and_changes_nothing_in_it(finder, sources, client):
+    target = sketch_of(make_dataset(99, other=0.3))
+    query = NearestQuery(sketch=target, top_k=3, space=SPACE)
+    before = finder.find(query)
+    members = [data for data, _ in sources[:2]]
+    bad = finish_generalist(client, "bad", 0.2, *members)
+    assert [(c.version, c.eligible) for c in finder.find(query).candidates[3:]] == [(bad, False)]
+    good = finish_generalist(client, "good", 0.9, *members)
+    finish_generalist(client, "worse", 0.3, *members)
+    after = finder.find(query)
+    assert after.candidates[:3] == before.candidates
+    assert (after.novel, after.novelty_reason) == (before.novel, before.novelty_reason)
+    (offered,) = after.candidates[3:]
+    assert (offered.version, offered.eligible, offered.generalist) == (good, True, True)
+    known = [distance for data in members if (distance := otdd(target, sketch_of(data)).distance)]
+    assert offered.ot_distance == pytest.approx(min(known))
+    assert finder.find(NearestQuery(sketch=sketch_of(members[1]), space=SPACE)).candidates[-1].same_dataset
