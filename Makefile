@@ -40,7 +40,7 @@ protos: setup  ## regenerate the Python of the wire contract
 bench: setup  ## run the benchmarks, figures to results/
 	mkdir -p results
 	$(BIN)/python benchmarks/similarity.py --json results/similarity.json
-	$(BIN)/python benchmarks/warm_start.py --json results/warm_start.json
+	$(BIN)/python benchmarks/transfer.py --json results/transfer.json
 	$(BIN)/python benchmarks/selection.py --json results/selection.json  # hours; goes on where it was
 
 clean:  ## remove what make made, but not the demo's data

@@ -2,7 +2,8 @@
 
 The child inherits every tensor that it shares with the supernet, by name. In the supernet an operation's output was
 weighed by softmax(α) and summed with its neighbours'; alone and unweighed it means something else to the layers
-above, so the head is computed anew from the child's own features before fine-tuning.
+above, so the head is computed anew from the child's own features before fine-tuning. It is softened, too: a head that
+is sure of every training image from the start leaves the layers below nothing to learn.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def derive_child(
     if child.space.channels == supernet.space.channels:
         inherit(child, supernet.state_dict())
     fit_head(child, data, recipe)
+    with torch.no_grad():
+        for parameter in child.head.parameters():
+            parameter.mul_(recipe.child_head_scale)
     return child
 
 

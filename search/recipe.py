@@ -1,7 +1,7 @@
 """How a search is run: every number that is not part of the search space. Imports no torch.
 
 `Recipe.for_space` gives the defaults of a space: the reference's optimiser settings for `darts`
-(quark0/darts, `cnn/train_search.py`), and a compact recipe for `nas-bench-201` that leaves chance within a few
+(quark0/darts, `cnn/train_search.py`), and for `compact` and `nas-bench-201` one that leaves chance within a few
 epochs on a few hundred small images on a CPU.
 """
 
@@ -87,6 +87,7 @@ class Recipe:
     child_epochs: int = 20  # 0 for no child network
     child_channels: int = 0  # width of its first cell; 0 for the supernet's own, which alone can inherit weights
     child_learning_rate: float = 0.01  # first step's; it inherits weights, so this is fine-tuning
+    child_head_scale: float = 0.1  # of the prototype head that it starts with
     child_label_smoothing: float = 0.1
     child_weight_decay: float = 3e-4
 
@@ -186,25 +187,29 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval_batch_size": (1, 65_536),
 }
 
+_SMALL = Recipe(
+    epochs=14,
+    warm_epochs=10,
+    patience=4,
+    batch_size=32,
+    optimizer="adamw",
+    learning_rate=5e-3,
+    learning_rate_min=2e-5,
+    warm_learning_rate=2e-3,
+    weight_decay=1e-2,
+    alpha_learning_rate=3e-2,  # a hundred α steps must suffice; at 3e-3 α stays uniform and the genotype is noise
+    alpha_every=2,
+    child_epochs=20,
+    child_learning_rate=5e-3,
+    max_rotation_degrees=8.0,
+    max_zoom=0.1,
+    child_weight_decay=1e-2,
+    calibration_images=128,
+)
+"""For a few hundred small images on a CPU."""
+
 _RECIPES = {
+    "compact": replace(_SMALL, child_epochs=30),
+    "nas-bench-201": _SMALL,
     "darts": Recipe(),
-    "nas-bench-201": Recipe(
-        epochs=14,
-        warm_epochs=10,
-        patience=4,
-        batch_size=32,
-        optimizer="adamw",
-        learning_rate=5e-3,
-        learning_rate_min=2e-5,
-        warm_learning_rate=2e-3,
-        weight_decay=1e-2,
-        alpha_learning_rate=3e-2,  # a hundred α steps must suffice; at 3e-3 α stays uniform and the genotype is noise
-        alpha_every=2,
-        child_epochs=20,
-        child_learning_rate=5e-3,
-        max_rotation_degrees=8.0,
-        max_zoom=0.1,
-        child_weight_decay=1e-2,
-        calibration_images=128,
-    ),
 }

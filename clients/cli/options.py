@@ -64,8 +64,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 Space = Annotated[
     str | None,
     typer.Option(
-        help="Family of search spaces: nas-bench-201 or darts.",
-        show_default="the supernet's, else nas-bench-201",
+        help="Family of search spaces: compact, nas-bench-201 or darts.",
+        show_default="the supernet's, else compact",
         rich_help_panel=_SPACE_PANEL,
     ),
 ]
@@ -76,7 +76,7 @@ def _size(help_text: str) -> object:
 
 
 Channels = Annotated[int, _size("Channels of the first cell.")]
-Cells = Annotated[int, _size("Cells: a stage (nas-bench-201) or in all (darts).")]
+Cells = Annotated[int, _size("Cells: a stage (compact, nas-bench-201) or in all (darts).")]
 StemStride = Annotated[int, _size("Stride of the stem convolution, 1 or 2.")]
 HeadPool = Annotated[int, _size("Side of the pooled feature map that the classifier sees.")]
 Resolution = Annotated[int, _size("Largest image side in pixels; larger images are resized.")]

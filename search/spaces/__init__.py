@@ -30,7 +30,7 @@ __all__ = [
 FAMILIES: Mapping[str, Family] = {family.name: family for family in (Compact(), NasBench201(), Darts())}
 """Every known family by name. A new space is registered here."""
 
-DEFAULT_FAMILY = "nas-bench-201"
+DEFAULT_FAMILY = "compact"
 
 _FIELDS = tuple(f.name for f in fields(SearchSpace))
 

@@ -38,7 +38,7 @@ class SearchSpace:
 
     family: str
     channels: int  # channels of the first cell
-    cells: int  # per stage (nas-bench-201) or in all (darts)
+    cells: int  # per stage (compact, nas-bench-201) or in all (darts)
     nodes: int  # intermediate nodes of a cell
     operations: tuple[str, ...]  # of every edge, in the order of the columns of α
     stem_stride: int

@@ -71,11 +71,11 @@ class SearchSpace(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PARTIAL_CHANNELS_FIELD_NUMBER: _builtins.int
     family: _builtins.str
-    """Family: `nas-bench-201` or `darts`."""
+    """Family: `compact`, `nas-bench-201` or `darts`."""
     channels: _builtins.int
     """Channels of the first cell."""
     cells: _builtins.int
-    """Cells: per stage (`nas-bench-201`, three stages) or in all (`darts`)."""
+    """Cells: per stage (`compact` and `nas-bench-201`, three stages) or in all (`darts`)."""
     nodes: _builtins.int
     """Intermediate nodes of a cell."""
     stem_stride: _builtins.int

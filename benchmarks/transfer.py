@@ -1,11 +1,14 @@
-"""Warm-started against from scratch: steps to the same validation accuracy, and what is left at the end.
+"""Warm-started against from scratch, and both against the network that a user writes in five minutes.
 
-    python benchmarks/warm_start.py [--quick] [--seeds 3] [--json FILE]
+    python benchmarks/transfer.py [--quick] [--seeds 3] [--json FILE]
 
 For each pair of tasks (source, target) and each seed, the source is searched once; then the target is searched from
 scratch and, with the taste, from the source's supernet. The source has twice the images of the target. The target
 accuracy is scratch's best validation accuracy minus one point; steps count weight updates, the taste's included. No
 number is tuned on test data, and none here is chosen by the test accuracy: it is only reported.
+
+The fixed network (`fixed_network`) gets the processor time of search, taste and child together: cold that of the search
+from scratch, warm that of the warm one, from a network trained on the source for as long as the source's search took.
 """
 
 from __future__ import annotations
@@ -13,18 +16,26 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from fixed_network import FixedResult, train_fixed
 from report import Check, finish, print_table
 
+from search.data import load_data, pick_device
 from search.pipeline import Candidate, Decision, Epoch, Listener, PipelineResult, Taste, run_pipeline
 from search.recipe import Recipe
 from search.spaces import make_space
 from search.tasks import Derivation, ImageDataset, derive, load_dataset
+
+T = TypeVar("T")
 
 TASKS = Path(__file__).parents[1] / "examples" / "tasks"
 MARGIN = 0.01
@@ -67,12 +78,21 @@ def load(task: str, seed: int, images: int) -> ImageDataset:
 def compare(source: str, target: str, seed: int, images: int, recipe: Recipe) -> dict[str, Any]:
     """One pair, one seed: a row of figures."""
     space = make_space()
-    origin = run_pipeline(load(source, seed, 2 * images), space, replace(recipe, child_epochs=0), seed=seed)
-    dataset = load(target, seed, images)
+    before, dataset = load(source, seed, 2 * images), load(target, seed, images)
     cold, warm = Curve(), Curve()
-    scratch = run_pipeline(dataset, space, recipe, seed=seed, listener=cold)
+    origin, origin_cpu = timed(lambda: run_pipeline(before, space, replace(recipe, child_epochs=0), seed=seed))
+    scratch, cold_cpu = timed(lambda: run_pipeline(dataset, space, recipe, seed=seed, listener=cold))
     candidate = Candidate(version=source, ot_distance=0.0, weights=origin.weights)
-    started = run_pipeline(dataset, space, recipe, seed=seed, candidates=[candidate], listener=warm)
+    started, warm_cpu = timed(
+        lambda: run_pipeline(dataset, space, recipe, seed=seed, candidates=[candidate], listener=warm)
+    )
+    device = pick_device("auto")
+    data = load_data(dataset, space, device)
+    fixed_source = train_fixed(load_data(before, space, device), recipe, seed=seed, cpu_seconds=origin_cpu)
+    fixed = {
+        "cold": train_fixed(data, recipe, seed=seed, cpu_seconds=cold_cpu),
+        "warm": train_fixed(data, recipe, seed=seed, cpu_seconds=warm_cpu, source=fixed_source.network),
+    }
     # Scratch took part in the taste: its accuracy before the first step belongs to its curve.
     tasted = {taste.version: taste for taste in warm.tastes if taste.steps}
     cold.points.insert(0, (0, tasted[""].val_accuracies[0]))
@@ -92,8 +112,9 @@ def compare(source: str, target: str, seed: int, images: int, recipe: Recipe) ->
         "chosen": winner.version or "scratch",
         "taste_steps": started.taste_steps,
         "epoch_steps": -(-len(dataset.train) // recipe.batch_size),
-        "scratch": summary(scratch),
-        "warm": summary(started),
+        "scratch": {**summary(scratch), "cpu_seconds": cold_cpu},
+        "warm": {**summary(started), "cpu_seconds": warm_cpu},
+        "fixed": {name: fixed_summary(result) for name, result in fixed.items()},
         "curves": {"scratch": cold.points, "warm": warm.points},
     }
 
@@ -104,8 +125,28 @@ def summary(result: PipelineResult) -> dict[str, float]:
         "val_accuracy": result.val_accuracy,
         "test_accuracy": result.test_accuracy,
         "child_test_accuracy": result.child_test_accuracy,
+        "child_val_accuracy": result.child_val_accuracy,
+        "child_parameters": result.child_parameters,
         "steps": result.search_steps + result.taste_steps,
         "seconds": result.search_seconds + result.taste_seconds + result.child_seconds,
+    }
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """A result and the processor time that it took, in seconds."""
+    began = time.process_time()
+    result = work()
+    return result, time.process_time() - began
+
+
+def fixed_summary(result: FixedResult) -> dict[str, float]:
+    """The fixed network's figures."""
+    return {
+        "val_accuracy": result.val_accuracy,
+        "test_accuracy": result.test_accuracy,
+        "parameters": result.parameters,
+        "epochs": result.epochs,
+        "cpu_seconds": result.cpu_seconds,
     }
 
 
@@ -121,6 +162,12 @@ def speed_up(row: dict[str, Any]) -> float:
 def gain(row: dict[str, Any], metric: str) -> float:
     """Points of accuracy, warm minus scratch."""
     return 100 * float(row["warm"][metric] - row["scratch"][metric])
+
+
+def ahead_of_fixed(row: dict[str, Any], start: str) -> float:
+    """Points of test accuracy, child minus fixed network; `start` is cold or warm."""
+    child = row["scratch" if start == "cold" else "warm"]["child_test_accuracy"]
+    return 100 * float(child - row["fixed"][start]["test_accuracy"])
 
 
 def main() -> None:
@@ -146,10 +193,15 @@ def main() -> None:
         ["target ← source", "steps scratch", "steps warm", "speed-up", "supernet test", "child test"],
         [table_row(source, target, rows) for source, target in near + far],
     )
+    print_table(
+        "test accuracy, mean over seeds: child network against the fixed one, same processor time",
+        ["target", "child cold", "fixed cold", "child warm", "fixed warm", "parameters, child", "fixed"],
+        [fixed_row(target, rows) for _, target in near + far],
+    )
     related = [row for row in rows if row["near"]]
     speed_ups = [speed_up(row) for row in related]
     finish(
-        "warm_start",
+        "transfer",
         rows,
         [
             Check(
@@ -180,11 +232,35 @@ def main() -> None:
                 "points",
                 mean >= 3,
             ),
+            *(check_fixed(rows, start) for start in ("cold", "warm")),
         ],
         seeds=list(seeds),
         arguments={"images": arguments.images, "quick": arguments.quick},
         path=arguments.json,
     )
+
+
+def check_fixed(rows: list[dict[str, Any]], start: str) -> Check:
+    """Whether children are better than the fixed network by two points in the mean."""
+    mean = statistics.fmean(ahead_of_fixed(row, start) for row in rows)
+    return Check(f"mean test accuracy of children over the fixed network, {start}", mean, "≥ 2", "points", mean >= 2)
+
+
+def fixed_row(target: str, rows: list[dict[str, Any]]) -> list[str]:
+    """One line of the comparison with the fixed network."""
+    mine = [row for row in rows if row["target"] == target]
+
+    def mean(*path: str) -> float:
+        return statistics.fmean(reduce(getitem, path, row) for row in mine)
+
+    accuracies = [
+        mean("scratch", "child_test_accuracy"),
+        mean("fixed", "cold", "test_accuracy"),
+        mean("warm", "child_test_accuracy"),
+        mean("fixed", "warm", "test_accuracy"),
+    ]
+    sizes = [mean("warm", "child_parameters"), mean("fixed", "warm", "parameters")]
+    return [target, *(f"{100 * accuracy:.1f}" for accuracy in accuracies), *(f"{size:,.0f}" for size in sizes)]
 
 
 def mean_gain(pair: tuple[str, str], rows: list[dict[str, Any]], metric: str) -> float:
