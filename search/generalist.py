@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, cast
 
@@ -39,6 +39,7 @@ from search.errors import BlobCorrupt, InvalidArgument, SpaceMismatch, UnsafeWei
 from search.evaluation import Score, calibrate, calibrate_over, collect_logits, evaluate, score_logits
 from search.heads import heads_of
 from search.loop import Loop, Plan
+from search.memory import fit_batch_size, free_bytes, measure_step
 from search.recipe import Recipe
 from search.results import Candidate, Decision, Listener, PipelineResult
 from search.serialization import load_weights, save_weights
@@ -109,9 +110,11 @@ def pretrain_generalist(
         UnsafeWeights, NotFinite, WeightsTooLarge: the base's weights cannot be used.
         BlobCorrupt: the checkpoint is unreadable.
         SearchCancelled: the listener said stop.
-        SearchDiverged: the loss is no longer finite.
+        NotEnoughMemory: not even two images a step fit the device.
+        SearchDiverged: loss or weights became infinite, and again after a rollback.
     """
     recipe.check()
+    recipe.check_space(space)
     digests = [dataset.digest for dataset in datasets]
     if len(digests) < _FEWEST or len(set(digests)) != len(digests):
         raise InvalidArgument(
@@ -230,7 +233,9 @@ class GeneralistLoop(Loop):
         super()._alpha_step(optimizer)
 
     def _weight_step(self) -> Tensor:
-        self.select(self.trained[int(self._weight_turns.draw())])
+        # Unless the variant's α step looked ahead at the batch that comes now: it is of the dataset of that α step.
+        if self._held_batch is None:
+            self.select(self.trained[int(self._weight_turns.draw())])
         return super()._weight_step()
 
     def state(self) -> dict[str, Any]:
@@ -277,7 +282,8 @@ class _Run:
         *,
         replay: bool,
     ) -> None:
-        self.datasets, self.space, self.recipe, self.seed = datasets, space, recipe, seed
+        self.datasets, self.space, self.seed = datasets, space, seed
+        self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
         self.listener, self.replay, self.device = listener, replay, device
         self.tasks = [load_data(dataset, space, device) for dataset in datasets]
         self.before: list[float | None] = [None] * len(datasets)
@@ -288,6 +294,7 @@ class _Run:
         """Set up the supernet: from scratch, or from a base with the heads that it has."""
         began = time.monotonic()
         network = self._network()
+        self._fit_memory(network)
         known: set[int] = set()
         decision = Decision("", "SCRATCH", "scratch: the generalist has no base")
         if base is not None:
@@ -314,6 +321,15 @@ class _Run:
         self.seconds += time.monotonic() - began
         self.listener.on_decision(decision)
         self._checkpoint()
+
+    def _fit_memory(self, network: MultiHeadNetwork) -> None:
+        """Halve the batch size until a step on any dataset fits into the free memory; a resumed job keeps its size."""
+        for task, data in enumerate(self.tasks):
+            network.select(task)
+            step = measure_step(network, data)
+            self.recipe, remark = fit_batch_size(self.recipe, data, step, free_bytes(self.device))
+            if remark:
+                self.listener.on_message(remark)
 
     def _go_on(self, network: MultiHeadNetwork, info: WeightsInfo, tensors: Mapping[str, Tensor]) -> set[int]:
         """Take over a base, score it as it is on the datasets that it knows, temper its α; returns those datasets."""
@@ -461,7 +477,14 @@ class _Run:
         )
         generator = make_generator(self.seed, "search")
         return GeneralistLoop(
-            network, self.tasks, trained, recipe, plan, generator=generator, should_stop=self.listener.should_stop
+            network,
+            self.tasks,
+            trained,
+            recipe,
+            plan,
+            generator=generator,
+            should_stop=self.listener.should_stop,
+            say=self.listener.on_message,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -470,7 +493,7 @@ class _Run:
             "format": _FORMAT,
             "datasets": [dataset.digest for dataset in self.datasets],
             "space": self.space.id,
-            "recipe": {**asdict(self.recipe), "alpha_betas": list(self.recipe.alpha_betas)},
+            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.given).items()},
             "seed": self.seed,
             "replay": self.replay,
         }
@@ -482,6 +505,7 @@ class _Run:
             "trained": list(self.loop.trained),
             "before": self.before,
             "seconds": self.seconds,
+            "batch_sizes": {"batch_size": self.recipe.batch_size, "eval_batch_size": self.recipe.eval_batch_size},
             "loop": self.loop.state(),
         }
         self.listener.on_checkpoint(pack_checkpoint(tree))
@@ -499,6 +523,7 @@ class _Run:
                     field="checkpoint",
                 )
             self.before, self.seconds = list(tree["before"]), float(tree["seconds"])
+            self.recipe = replace(self.given, **tree["batch_sizes"])
             self.loop = self._make_loop(self._network(), list(tree["trained"]), warm=False)  # the schedule is restored
             self.loop.load_state(tree["loop"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:

@@ -216,6 +216,17 @@ def test_a_continued_one_takes_over_heads_exactly_and_resumes_bit_for_bit_withou
     assert timeless(pretrain(*datasets, checkpoint=recorder.checkpoints[0], recipe=recipe)) == timeless(continued)
 
 
+@pytest.mark.parametrize("variant", ["darts-2nd", "smooth-darts-adv", "drnas"])
+def test_a_variant_that_looks_ahead_sees_one_dataset_a_step_and_resumes_bit_for_bit(variant):
+    """A batch drawn for the α step of one dataset must not meet the head of another in the weight step."""
+    recorder, recipe = Recorder(), replace(RECIPE, variant=variant, drop_shares=(0.5,))
+    result = pretrain(TWO, THREE, recipe=recipe, listener=recorder)
+    assert timeless(pretrain(TWO, THREE, recipe=recipe, checkpoint=recorder.checkpoints[1])) == timeless(result)
+    loop = make_loop(TWO, THREE, recipe=replace(recipe, alpha_every=1))
+    loop.advance(4)
+    assert [int(loop.weight_optimizer.state[head.weight]["step"]) for head in loop.multi.heads] == [2, 2]
+
+
 def test_the_blob_is_an_ordinary_supernet_with_its_heads_as_blocks_of_rows(whole):
     """Each block, on its dataset's own statistics, predicts as the report says."""
     result, _ = whole
