@@ -175,6 +175,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warm_learning_rate": (0.0, 10.0),
     "rollback_factor": (0.0, 1.0),
     "child_epochs": (0, 10_000),
+    "child_head_scale": (0.0, 1.0),
     "derivation_steps": (0, 10_000),
     "taste_share": (0.0, 1.0),
     "taste_candidates": (0, 64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from search.child import Child, load_child
+from search.child import Child, derive_child, load_child
 from search.child_cost import count_macs, measure_child
-from search.data import load_data, pick_device
+from search.data import load_data, make_generator, pick_device
 from search.errors import InvalidDataset, UnsafeWeights
 from search.onnx_export import INPUT, OUTPUT, child_to_onnx
 from search.predictions import Predictions
+from search.recipe import Recipe
 from search.spaces import make_space
+from search.supernet import Network
 from search.tasks import load_dataset
 from search.tasks.images import load_images
 from tests.tiny_child import tiny_child
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACES = {
+    "compact": make_space("compact", channels=4),
     "nas-bench-201": make_space("nas-bench-201", channels=4),
     "darts": make_space("darts", channels=4, cells=3, nodes=2),
 }
@@ -35,7 +39,7 @@ def child() -> Child:
     return load_child(tiny_child(SPACES["nas-bench-201"]))
 
 
-@pytest.mark.parametrize(("name", "size"), [("nas-bench-201", (18, 21)), ("darts", (16, 19))])
+@pytest.mark.parametrize(("name", "size"), [("compact", (17, 22)), ("nas-bench-201", (18, 21)), ("darts", (16, 19))])
 def test_the_onnx_model_gives_the_same_probabilities_for_batches_of_any_length(name: str, size: tuple[int, int]):
     """Odd sides, where ceil mode, shifted reductions and uneven pooling windows all matter."""
     child = load_child(tiny_child(SPACES[name], size=size))
@@ -46,6 +50,24 @@ def test_the_onnx_model_gives_the_same_probabilities_for_batches_of_any_length(n
         np.testing.assert_allclose(probabilities, child.predict(images), atol=1e-5)
     told = json.loads(session.get_modelmeta().custom_metadata_map["child"])
     assert (told["class_names"], told["genotype"]) == (["a", "b", "ü"], child.metadata["genotype"])
+
+
+def test_a_child_begins_with_the_prototypes_of_its_own_features_softened():
+    """The same classes at the same sides, but unsure: something is left to learn for the layers below."""
+    data = load_data(tiny_dataset(), tiny_space(), pick_device("cpu"))
+    supernet = Network(tiny_space(), data.n_classes, generator=make_generator(0, "supernet"))
+    sure, unsure = (
+        derive_child(
+            supernet,
+            supernet.derive(),
+            data,
+            replace(Recipe.for_space(tiny_space()), child_head_scale=scale),
+            generator=make_generator(0, "child"),
+        )
+        for scale in (1.0, 0.1)
+    )
+    torch.testing.assert_close(unsure.head.weight, 0.1 * sure.head.weight)
+    torch.testing.assert_close(unsure.head.bias, 0.1 * sure.head.bias)
 
 
 @pytest.mark.parametrize("name", SPACES)
