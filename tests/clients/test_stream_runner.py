@@ -113,7 +113,7 @@ def test_a_supernet_of_another_search_space_is_left_alone(client: RegistryClient
     stream = TaskStream.from_paths([tmp_path / "wide.npz"], name="wide")
     run_stream(client, stream, options=OPTIONS)
     other = run_stream(client, stream, options=replace(OPTIONS, space=make_space(channels=6)))
-    assert other.rows[0].supernet.startswith("supernets/wide-nas-bench-201-")
+    assert other.rows[0].supernet.startswith("supernets/wide-compact-")
     assert len(list(client.list_versions("supernets/wide"))) == 1
 
 

@@ -21,7 +21,7 @@ SPACES = {
     "darts, affine, odd sides": make_space("darts", channels=4, cells=3, nodes=2, affine_batch_norm=True),
 }
 PARTIAL = {
-    "nas-bench-201, half of the channels": make_space(channels=4, partial_channels=2),
+    "nas-bench-201, half of the channels": make_space("nas-bench-201", channels=4, partial_channels=2),
     "darts, a quarter": make_space("darts", channels=8, cells=3, nodes=2, partial_channels=4),
     "darts, a quarter, odd sides": make_space("darts", channels=8, cells=3, nodes=3, partial_channels=4),
 }
@@ -198,6 +198,6 @@ def test_entropy_is_one_for_uniform_and_zero_for_decided_alpha():
 
 
 def test_skip_connections_are_counted():
-    space = make_space()
+    space = make_space("nas-bench-201")
     text = "|skip_connect~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
     assert skip_count(family_of(space).parse_genotype(space, text)) == 3
