@@ -210,7 +210,7 @@ _SMALL = Recipe(
 """For a few hundred small images on a CPU."""
 
 _RECIPES = {
-    "compact": replace(_SMALL, child_epochs=30),
+    "compact": replace(_SMALL, child_epochs=60),
     "nas-bench-201": _SMALL,
     "darts": Recipe(),
 }
