@@ -33,19 +33,22 @@ def test_putting_again_replaces_value_and_weight() -> None:
     assert (cache.get("a"), cache.get("b"), len(cache)) == (2, 3, 2)
 
 
-@given(uses=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5))), limit=st.integers(1, 20))
-def test_the_latest_uses_that_fit_are_what_is_kept(uses: list[tuple[int, int]], limit: int) -> None:
-    """Get, and put where that finds nothing: as both ends of a transport process keep sketches."""
+@given(
+    uses=st.lists(st.integers(0, 9)),
+    weights=st.lists(st.integers(1, 5), min_size=10, max_size=10),
+    limit=st.integers(1, 20),
+)
+def test_the_latest_uses_that_fit_are_what_is_kept(uses: list[int], weights: list[int], limit: int) -> None:
+    """Get, and put where that finds nothing: as both ends of a transport process keep sketches, whose size is theirs
+    for good."""
     cache = LruCache[int, int](limit)
-    weights: dict[int, int] = {}
-    for key, weight in uses:
+    for key in uses:
         if cache.get(key) is None:
-            cache.put(key, key, weight=weight)
-            weights[key] = weight
+            cache.put(key, key, weight=weights[key])
     kept, total = list[int](), 0
-    for key in dict.fromkeys(key for key, _ in reversed(uses)):
+    for key in dict.fromkeys(reversed(uses)):
         total += weights[key]
         if kept and total > limit:
             break
         kept.append(key)
-    assert [key for key in weights if cache.get(key) is not None] == [key for key in weights if key in kept]
+    assert [key for key in range(10) if cache.get(key) is not None] == sorted(kept)
