@@ -41,6 +41,8 @@ bench: setup  ## run the benchmarks, figures to results/
 	mkdir -p results
 	$(BIN)/python benchmarks/similarity.py --json results/similarity.json
 	$(BIN)/python benchmarks/transfer.py --json results/transfer.json
+	$(BIN)/python benchmarks/supernet.py --json results/supernet.json
+	$(BIN)/python benchmarks/variants.py --json results/variants.json
 	$(BIN)/python benchmarks/selection.py --json results/selection.json  # hours; goes on where it was
 
 clean:  ## remove what make made, but not the demo's data

@@ -74,7 +74,7 @@ class Clock(Listener):
     def __init__(self) -> None:
         self.began = self.ended = time.process_time()
 
-    def on_decision(self, d: Decision) -> None:  # noqa: ARG002
+    def on_decision(self, d: Decision) -> None:  # noqa: ARG002 - only when it came counts
         self.began = self.ended = time.process_time()
 
     def on_epoch(self, e: Epoch) -> None:

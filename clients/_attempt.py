@@ -24,7 +24,6 @@ from clients.registry_client import RegistryClient
 from clients.resources import (
     AbandonOutcome,
     Cost,
-    Derivation,
     EpochMetrics,
     JobError,
     JobEvent,
@@ -90,7 +89,7 @@ class Attempt:
             child_epochs=spec.child_epochs,
             taste_share=spec.taste_share,
             taste_candidates=spec.taste_candidates,
-            derivation="" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value.lower(),
+            derivation=spec.derivation.recipe_name,
             derivation_steps=spec.derivation_steps,
             variant=spec.variant.recipe_name,
             drop_shares=spec.drop_shares,

@@ -132,7 +132,7 @@ def search_spec(
 ) -> SearchSpec:
     """The spec of a job from a user's options; zeros leave the choice to the server and the recipe.
 
-    Raises InvalidArgument for an unknown variant, InvalidSearchSpace.
+    Raises InvalidArgument for an unknown variant or derivation, InvalidSearchSpace.
     """
     policy = {"auto": SourcePolicy.AUTO, "scratch": SourcePolicy.SCRATCH}.get(source.lower(), SourcePolicy.VERSION)
     return SearchSpec(
@@ -150,6 +150,6 @@ def search_spec(
         variant=Variant.named(variant),
         drop_shares=tuple(drop_shares),
         executor=Executor.CALLER if here else Executor.POOL,
-        derivation=Derivation(derivation.upper()),
+        derivation=Derivation.named(derivation),
         derivation_steps=derivation_steps,
     )

@@ -96,6 +96,22 @@ class Derivation(StrEnum):
     ARGMAX = "ARGMAX"
     PERTURBATION = "PERTURBATION"
 
+    @property
+    def recipe_name(self) -> str:
+        """As `search.recipe` calls it; empty if unspecified."""
+        return "" if self is Derivation.UNSPECIFIED else self.value.lower()
+
+    @classmethod
+    def named(cls, name: str) -> Derivation:
+        """What a user means by `perturbation`, `PERTURBATION` or the member itself. Raises InvalidArgument."""
+        try:
+            return cls(name.upper() or "UNSPECIFIED")
+        except ValueError:
+            known = ", ".join(derivation.recipe_name for derivation in cls if derivation.recipe_name)
+            raise InvalidArgument(
+                f"Unknown derivation {name[:200]!r}.", remedy=f"Use one of {known}.", field="derivation"
+            ) from None
+
 
 class Variant(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"

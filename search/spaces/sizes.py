@@ -57,7 +57,7 @@ def _positions(blocks: Sequence[Block]) -> dict[tuple[str, int], list[int]]:
     positions: dict[tuple[str, int], list[int]] = {}
     stage = 0
     for number, block in enumerate(blocks):
-        kind, stride = (block.kind, block.stride) if isinstance(block, Cell) else ("residual", 2)
+        kind, stride = (block.kind, block.stride) if isinstance(block, Cell) else ("reduction", 2)
         positions.setdefault((kind, stage), []).append(number)
         stage += stride == 2
     return positions

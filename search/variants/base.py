@@ -51,7 +51,7 @@ class Darts:
     def __init__(self, network: Network, recipe: Recipe) -> None:
         self.network, self.recipe = network, recipe
 
-    def rests(self, loop: Bilevel) -> bool:  # noqa: ARG002
+    def rests(self, loop: Bilevel) -> bool:  # noqa: ARG002 - for variants that look at it
         """Whether α is left alone at this step."""
         return False
 
@@ -61,7 +61,7 @@ class Darts:
             loss = loop.val_loss(batch)
         return torch.autograd.grad(loss, loop.architecture)
 
-    def weight_mixture(self, loop: Bilevel, batch: Batch) -> Mixture | None:  # noqa: ARG002
+    def weight_mixture(self, loop: Bilevel, batch: Batch) -> Mixture | None:  # noqa: ARG002 - as above
         """The mixture, without gradient, under which the weight step sees its batch; None in a discrete network."""
         with torch.no_grad():
             return self.network.current_mixture()

@@ -56,7 +56,7 @@ class DrNas(Randomised):
             loss = loop.val_loss(batch, self.draw())
         return torch.autograd.grad(loss + self.recipe.dirichlet_anchor * self.divergence(), loop.architecture)
 
-    def weight_mixture(self, loop: Bilevel, batch: Batch) -> Mixture | None:  # noqa: ARG002
+    def weight_mixture(self, loop: Bilevel, batch: Batch) -> Mixture | None:  # noqa: ARG002 - drawn blindly
         with torch.no_grad():
             return self.draw()
 

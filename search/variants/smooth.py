@@ -38,7 +38,7 @@ class RandomSmoothDarts(Randomised):
             operations = self.perturb(loop, batch, centre, radius) if radius else centre
             return self.network.weigh_edges(operations)
 
-    def perturb(self, loop: Bilevel, batch: Batch, centre: Mixture, radius: float) -> Mixture:  # noqa: ARG002
+    def perturb(self, loop: Bilevel, batch: Batch, centre: Mixture, radius: float) -> Mixture:  # noqa: ARG002 - ADV looks
         """Operation weights at most `radius` from `centre`."""
         return self.scattered(centre, radius)
 

@@ -19,7 +19,7 @@ from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_p
 from clients import resources
 from clients.convert import from_proto, to_proto
 from search.errors import InvalidArgument
-from search.recipe import VARIANTS
+from search.recipe import DERIVATIONS, VARIANTS
 
 MODULES = (blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
 RENAMED = {
@@ -142,6 +142,13 @@ def test_every_variant_of_the_recipe_has_a_member_and_is_found_by_its_name() -> 
     with pytest.raises(InvalidArgument, match="nas-net") as caught:
         resources.Variant.named("nas-net")
     assert "darts-2nd" in caught.value.remedy
+
+
+def test_derivations_are_named_as_in_the_recipe_and_unknown_ones_are_refused() -> None:
+    assert [resources.Derivation.named(name).recipe_name for name in DERIVATIONS] == list(DERIVATIONS)
+    assert resources.Derivation.named("") is resources.Derivation.UNSPECIFIED
+    with pytest.raises(InvalidArgument, match="argmax, perturbation"):
+        resources.Derivation.named("guess")
 
 
 def test_a_naive_time_is_not_taken_for_utc_silently() -> None:

@@ -14,6 +14,7 @@ from search.supernet import Network
 from search.warm_start import transfer
 
 FAMILIES = {
+    "compact": {"channels": 4, "cells": 1, "head_pool": 1},
     "nas-bench-201": {"channels": 4, "cells": 1, "head_pool": 1},
     "darts": {"channels": 4, "cells": 4, "nodes": 2},
     "darts, affine": {"channels": 4, "cells": 4, "nodes": 2, "affine_batch_norm": True},
