@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from clients.resources import EpochMetrics, JobState, TasteResult
+from clients.resources import EpochMetrics, JobState, Phase, TasteResult
 
 __all__ = ["StreamResult", "StreamRow"]
 
@@ -42,6 +43,8 @@ class StreamRow:
     search_steps: int = 0
     taste_steps: int = 0
     child_steps: int = 0
+    prepare_seconds: float = 0.0
+    """From the dataset in hand to the queued job: sketch, registration, upload."""
     search_seconds: float = 0.0
     taste_seconds: float = 0.0
     child_seconds: float = 0.0
@@ -70,6 +73,19 @@ class StreamRow:
         """The row as JSON values, with `steps` and `seconds`; `source` is "scratch" where there is none."""
         values = {field.name: _json(getattr(self, field.name)) for field in fields(self)}
         return {**values, "source": self.source or "scratch", "steps": self.steps, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> StreamRow:
+        """What `to_json` gave; entries that it does not know are ignored."""
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known["source"] = "" if known.get("source") == "scratch" else known.get("source", "")
+        known["state"] = JobState(known.get("state", JobState.UNSPECIFIED))
+        known["tastes"] = tuple(TasteResult(**_tuples(taste)) for taste in known.get("tastes", ()))
+        known["curve"] = tuple(
+            EpochMetrics(**{**epoch, "phase": Phase(epoch["phase"])}) for epoch in known.get("curve", ())
+        )
+        known["warnings"] = tuple(known.get("warnings", ()))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +136,21 @@ class StreamResult:
             "average_accuracy": self.average_accuracy,
             "backward_transfer": self.backward_transfer,
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> StreamResult:
+        """What `to_json` gave."""
+        return cls(
+            stream=values["stream"],
+            rows=tuple(StreamRow.from_json(row) for row in values["rows"]),
+            accuracies=tuple(tuple(row) for row in values["accuracies"]),
+            child_accuracies=tuple(tuple(row) for row in values["child_accuracies"]),
+            evaluated=values["evaluated"],
+        )
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _json(value: Any) -> Any:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
@@ -196,7 +197,9 @@ class _Run:
         dataset = experience.dataset
         for warning in dataset.warnings:
             self._listener.on_message(f"{experience.name}: {warning}")
+        began = time.monotonic()
         job, identity = self._submit(experience, dataset)
+        prepare_seconds = time.monotonic() - began
         resumed = job.state.ended
         self._listener.on_job(job, resumed=resumed)
         if self._options.here and not resumed:
@@ -206,6 +209,7 @@ class _Run:
             job, curve = self._follow(job.name, self._listener.on_event)
         version = self._client.get_version(job.version) if job.version else None
         row = _row(experience, dataset, job, version, curve, identity, resumed=resumed)
+        row = replace(row, prepare_seconds=prepare_seconds)
         self._rows.append(row)
         if version is not None:
             self._supernets.add(version)

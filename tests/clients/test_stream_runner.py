@@ -12,7 +12,8 @@ import pytest
 from service import write_bars
 
 from clients import RegistryClient
-from clients.resources import JobState, SearchJob
+from clients.resources import EpochMetrics, JobState, Phase, SearchJob, TasteResult
+from clients.stream_results import StreamResult, StreamRow
 from clients.stream_runner import StreamListener, StreamOptions, request_id, run_stream, slug
 from clients.streams import Experience, TaskStream
 from search.errors import SearchFailed
@@ -176,3 +177,12 @@ def test_a_task_name_becomes_a_valid_id(name: str, expected: str) -> None:
 def test_the_whole_stream_is_named_after_itself_unless_told_otherwise(tmp_path: Path) -> None:
     experience = Experience(lambda: None, task_name="x")  # type: ignore[arg-type,return-value]
     assert TaskStream([experience], name="n").name == "n"
+
+
+def test_a_result_survives_json() -> None:
+    """What is stored of a stream is read back as it was, enums and tuples included."""
+    epoch = EpochMetrics(phase=Phase.SEARCH, epoch=1, epochs=2, steps=7, val_accuracy=0.5)
+    taste = TasteResult(version="supernets/a/versions/1", steps=(0, 4), val_accuracies=(0.1, 0.2), chosen=True)
+    row = StreamRow(step=0, task="a", state=JobState.SUCCEEDED, tastes=(taste,), curve=(epoch,), warnings=("small",))
+    result = StreamResult(stream="s", rows=(row,), accuracies=((0.5,),), child_accuracies=((None,),), evaluated=True)
+    assert StreamResult.from_json(json.loads(json.dumps(result.to_json()))) == result

@@ -1,0 +1,6 @@
+"""Does knowledge build up? Streams run under several policies through real services, and judged.
+
+    plan ──► units (one policy, one stream, one seed each) ──► runs ──► summary ──► report, MLflow
+
+`supernet-registry evaluate` and `benchmarks/continual.py` are its two faces.
+"""
