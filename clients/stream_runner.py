@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
@@ -46,7 +46,7 @@ from clients.streams import Experience, TaskStream
 if TYPE_CHECKING:
     from search.tasks import ImageDataset
 
-__all__ = ["StreamListener", "StreamOptions", "request_id", "run_stream", "slug"]
+__all__ = ["ChooseSource", "StreamListener", "StreamOptions", "request_id", "run_stream", "slug"]
 
 _NAMESPACE = UUID("2f1f7c56-9a63-4f0e-9d6e-8a3c1c4b7e21")
 _MAX_ATTEMPTS = 100
@@ -98,6 +98,10 @@ class StreamOptions:
         )
 
 
+ChooseSource = Callable[[Experience, Sequence[StreamRow]], str]
+"""From a task and the rows before it to where its search starts: "auto", "scratch", or a version's name."""
+
+
 class StreamListener:
     """Told what happens while a stream runs. Override what you need."""
 
@@ -139,6 +143,7 @@ def run_stream(
     stream_name: str = "",
     supernet_name: Callable[[Experience], str] | None = None,
     options: StreamOptions | None = None,
+    choose_source: ChooseSource | None = None,
     listener: StreamListener | None = None,
 ) -> StreamResult:
     """Run a stream, or continue it.
@@ -150,6 +155,8 @@ def run_stream(
         supernet_name: names the supernet of a task that is new to the registry; by default the task's name. The
             result is made a valid id.
         options: how to search.
+        choose_source: chooses where the search of each task starts, instead of `options.source`; its time counts as the
+            task's preparation. To continue a stream it must choose again what it chose before.
         listener: told of progress.
 
     Returns:
@@ -161,7 +168,9 @@ def run_stream(
         SearchFailed: a job failed or was cancelled, unless `options.keep_going`.
         SupernetRegistryError: whatever the registry or a dataset raises.
     """
-    run = _Run(client, stream, stream_name or stream.name, supernet_name, options or StreamOptions(), listener)
+    run = _Run(
+        client, stream, stream_name or stream.name, supernet_name, options or StreamOptions(), choose_source, listener
+    )
     for experience in stream:
         run.step(experience)
     return run.result()
@@ -177,6 +186,7 @@ class _Run:
         stream_name: str,
         supernet_name: Callable[[Experience], str] | None,
         options: StreamOptions,
+        choose_source: ChooseSource | None,
         listener: StreamListener | None,
     ) -> None:
         self._client = client
@@ -184,6 +194,7 @@ class _Run:
         self._stream_name = stream_name
         self._options = options
         self._spec = options.spec()
+        self._choose_source = choose_source
         self._listener = listener or StreamListener()
         self._supernets = _Supernets(client, supernet_name or (lambda experience: experience.task_name))
         self._scores = Scores(client, device=options.device, measure=options.evaluate)
@@ -247,16 +258,19 @@ class _Run:
 
     def _submit(self, experience: Experience, dataset: ImageDataset) -> tuple[SearchJob, str]:
         """The step's job and its request id. Retries with the next id where an earlier run has failed."""
+        spec = self._spec
+        if self._choose_source is not None:
+            spec = replace(self._options, source=self._choose_source(experience, tuple(self._rows))).spec()
         draft = SearchJob(
-            supernet=self._supernets.choose(experience, dataset, self._spec),
+            supernet=self._supernets.choose(experience, dataset, spec),
             dataset=f"datasets/{dataset.digest[:32]}",
-            spec=self._spec,
+            spec=spec,
             stream=self._stream_name,
             stream_step=experience.current_experience,
         )
         for attempt in range(_MAX_ATTEMPTS):
             identity = request_id(
-                self._stream_name, experience.current_experience, dataset.digest, self._spec, attempt=attempt
+                self._stream_name, experience.current_experience, dataset.digest, spec, attempt=attempt
             )
             job = self._create(draft, dataset, identity)
             if job.state not in (JobState.FAILED, JobState.CANCELLED):

@@ -14,6 +14,8 @@ package sends it anywhere.
 
 from __future__ import annotations
 
+import copy
+import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from search.tasks import Derivation, ImageDataset
 
 __all__ = ["Experience", "TaskStream"]
+
+_REDRAW = 1_000_003
+"""Added to a step's seed for every redraw: far from the small seeds that tell the steps of a stream apart."""
 
 
 class Experience:
@@ -167,12 +172,33 @@ class TaskStream(Sequence[Experience]):
             name=name,
         )
 
+    def shuffled(self, seed: int) -> TaskStream:
+        """The same experiences in another order, renumbered: a control of what the order does.
+
+        `expect` follows: of the experiences that are tied by it, the first one to come is expected nothing, every
+        later one expects the latest of its kin before it.
+        """
+        origins: list[int] = []
+        for i, experience in enumerate(self._experiences):
+            origins.append(i if experience.expect is None else origins[experience.expect])
+        order = list(range(len(self)))
+        random.Random(seed).shuffle(order)
+        latest: dict[int, int] = {}
+        experiences = []
+        for position, i in enumerate(order):
+            moved = copy.copy(self._experiences[i])
+            moved.current_experience, moved.expect = position, latest.get(origins[i])
+            latest[origins[i]] = position
+            experiences.append(moved)
+        return TaskStream(experiences, name=f"{self.name}-shuffled")
+
     @classmethod
-    def from_json(cls, streams: str | Path, stream: str, *, tasks: str | Path) -> TaskStream:
+    def from_json(cls, streams: str | Path, stream: str, *, tasks: str | Path, redraw: int = 0) -> TaskStream:
         """The stream called `stream` of a `streams.json`, whose tasks lie in the folder `tasks`.
 
         A step is an object with `task` and optionally `n_train`, `n_val` (images a class, null for all), `seed`,
-        `transform`, `labels`, `classes` (see `search.tasks.derive`) and `expect`.
+        `transform`, `labels`, `classes` (see `search.tasks.derive`) and `expect`. A positive `redraw` makes other draws
+        of the same steps, as for the seeds of an experiment; whole tasks stay as they are.
 
         Raises:
             NotFound: no such file, stream or task.
@@ -185,7 +211,7 @@ class TaskStream(Sequence[Experience]):
         for position, step in enumerate(steps):
             field = f"{stream}[{position}]"
             path = find_task(folder, step["task"], f"{field}.task")
-            experiences.append(_derived_experience(step, path, position, field, labels))
+            experiences.append(_derived_experience(step, path, position, field, labels, redraw=redraw))
         return cls(experiences, name=stream)
 
     @classmethod
@@ -251,7 +277,7 @@ class _TorchExperience(Experience):
 
 
 def _derived_experience(
-    step: Mapping[str, Any], path: Path, position: int, field: str, labels: Mapping[str, int]
+    step: Mapping[str, Any], path: Path, position: int, field: str, labels: Mapping[str, int], *, redraw: int
 ) -> Experience:
     from search.tasks import Derivation
 
@@ -260,7 +286,7 @@ def _derived_experience(
         derivation = Derivation(
             n_train=step.get("n_train"),
             n_val=step.get("n_val"),
-            seed=step.get("seed") or 0,
+            seed=(step.get("seed") or 0) + _REDRAW * redraw,
             transform=step.get("transform"),
             labels=step.get("labels"),
             classes=classes,

@@ -136,6 +136,11 @@ class Supervisor:
         """Make `run` drain and return."""
         self._stop.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been told to stop, by a signal or by `stop`."""
+        return self._stop.is_set()
+
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._stop.is_set():  # the second Ctrl-C: no more patience
             for child in self._children:
