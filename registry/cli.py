@@ -16,6 +16,7 @@ import typer
 
 from clients.cli import app, output, run
 from clients.cli.connection import Server
+from registry.evaluation.command import evaluate
 from search.errors import InvalidArgument, OptionalDependency
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ def token(
         output.print_json({"token": secret, "line": line})
     else:
         output.print_fields([("token, shown once", secret), ("line for the tokens file", line)])
+
+
+app.command("evaluate", rich_help_panel=_SERVICE)(evaluate)
 
 
 @_database.command("upgrade")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from clients.resources import DatasetMap, DatasetPoint
 from clients.stream_results import StreamResult, StreamRow
@@ -154,7 +155,7 @@ class Folder:
                     field="output",
                 )
             return
-        self.write(path, plan.configuration)
+        self.write(path, {"id": uuid4().hex, **plan.configuration})
 
     def run_folder(self, unit: Unit) -> Path:
         """Folder of one run."""

@@ -23,8 +23,9 @@ from clients.registry_client import RegistryClient
 from clients.stream_results import StreamResult, StreamRow
 from clients.stream_runner import StreamListener, run_stream
 from clients.streams import TaskStream
+from registry.evaluation.choosers import source_chooser
 from registry.evaluation.plan import Folder, Plan, Unit
-from registry.evaluation.policies import Policy, source_chooser
+from registry.evaluation.policies import Policy
 from registry.evaluation.service import with_service
 from search.errors import SupernetRegistryError
 
