@@ -10,7 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clients.cli import output
-from clients.cli.options import AsJson, ChildEpochs, Epochs, Patience, Space, TasteCandidates, TasteShare
+from clients.cli.options import (
+    AsJson,
+    BatchSize,
+    Cells,
+    Channels,
+    ChildEpochs,
+    Epochs,
+    HeadPool,
+    Patience,
+    Resolution,
+    Space,
+    StemStride,
+    TasteCandidates,
+    TasteShare,
+    search_space,
+)
 from registry.evaluation.policies import DEFAULT_POLICIES, QUICK_POLICIES, Policy
 from search.errors import InvalidArgument, SearchFailed
 
@@ -62,9 +77,15 @@ def evaluate(
     ] = None,
     no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Log nothing to MLflow.")] = False,
     space: Space = None,
+    channels: Channels = 0,
+    cells: Cells = 0,
+    stem_stride: StemStride = 0,
+    head_pool: HeadPool = 0,
+    resolution: Resolution = 0,
     epochs: Epochs = 0,
     child_epochs: ChildEpochs = 0,
     patience: Patience = 0,
+    batch_size: BatchSize = 0,
     taste_share: TasteShare = 0.0,
     taste_candidates: TasteCandidates = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -87,11 +108,14 @@ def evaluate(
     from registry.evaluation.evaluating import evaluate_plan, report
     from registry.evaluation.plan import SHUFFLED, Plan
 
+    sizes = {"channels": channels, "cells": cells, "stem_stride": stem_stride, "head_pool": head_pool}
+    wanted = search_space(space, {**sizes, "resolution": resolution})
     options: dict[str, Any] = {
-        "space": space,
+        "space": wanted.to_json() if wanted else None,
         "epochs": epochs,
         "child_epochs": child_epochs,
         "patience": patience,
+        "batch_size": batch_size,
         "taste_share": taste_share,
         "taste_candidates": taste_candidates,
     }

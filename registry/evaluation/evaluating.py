@@ -20,6 +20,7 @@ from registry.evaluation.report import write_report
 from registry.evaluation.runner import Progress, UnitFailed, run_units
 from registry.evaluation.summary import summarise
 from search.errors import InvalidArgument
+from search.spaces import make_space
 
 __all__ = ["evaluate_plan", "report"]
 
@@ -121,12 +122,14 @@ def _log(
 
 def _configuration(stored: Mapping[str, Any], units: Sequence[Unit]) -> dict[str, str]:
     """What a reader must know to repeat the runs; no paths of this machine."""
-    searches = ", ".join(f"{name} {value}" for name, value in stored["search"].items())
+    searches = ", ".join(f"{name} {value}" for name, value in stored["search"].items() if name != "space")
+    space = stored["search"].get("space")
     return {
         "streams": ", ".join(dict.fromkeys(unit.stream for unit in units)),
         "policies": ", ".join(dict.fromkeys(unit.policy.value for unit in units)),
         "seeds": ", ".join(str(seed) for seed in sorted({unit.seed for unit in units})),
-        "search": searches or "the recipe of the default space",
+        "search": searches or "the space's recipe",
+        "space": make_space(**space).id if space else make_space().id,
         "device": stored["device"],
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),

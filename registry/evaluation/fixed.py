@@ -96,13 +96,11 @@ def _train(
 
     from search.data import load_data, pick_device
     from search.recipe import Recipe
-    from search.spaces import make_space
 
-    space = make_space(plan.search.get("space") or make_space().family)
     epochs: list[EpochMetrics] = []
     result = train_fixed(
-        load_data(experience.dataset, space, pick_device(plan.device)),
-        Recipe.for_space(space),
+        load_data(experience.dataset, plan.space, pick_device(plan.device)),
+        Recipe.for_space(plan.space),
         seed=seed,
         cpu_seconds=searched.prepare_seconds + searched.seconds + searched.child_seconds,
         source=source,

@@ -18,6 +18,7 @@ from clients.streams import Experience, TaskStream
 from registry.evaluation.policies import DEFAULT_POLICIES, Policy
 from registry.evaluation.records import Run
 from search.errors import InvalidArgument, NotFound
+from search.spaces import SearchSpace, make_space, space_from_json
 
 __all__ = ["Folder", "Plan", "Unit"]
 
@@ -52,7 +53,7 @@ class Plan:
     pretrained: Path | None = None
     """Weights of the torchvision network of `fixed-pretrained`."""
     search: Mapping[str, Any] = field(default_factory=dict)
-    """Options of every search, by the names of `StreamOptions`."""
+    """Options of every search, by the names of `StreamOptions`; `space` as `SearchSpace.to_json` gives it."""
 
     def __post_init__(self) -> None:
         missing = sorted(p.needs for p in self.policies if p.needs is not None and p.needs not in self.policies)
@@ -98,10 +99,16 @@ class Plan:
             for policy in sorted(self.policies, key=lambda policy: policy.fixed)
         ]
 
+    @property
+    def space(self) -> SearchSpace:
+        """The search space. Raises InvalidSearchSpace."""
+        stored = self.search.get("space")
+        return space_from_json(stored) if stored else make_space()
+
     def options(self, policy: Policy, seed: int) -> StreamOptions:
         """How the searches of a policy's stream are run."""
         return replace(
-            StreamOptions(**self.search),
+            StreamOptions(**{**self.search, "space": self.space}),
             source="scratch" if policy is Policy.SCRATCH else "auto",
             seed=seed,
             retain_images=policy is Policy.GENERALIST,
