@@ -7,8 +7,9 @@ scratch and, with the taste, from the source's supernet. The source has twice th
 accuracy is scratch's best validation accuracy minus one point; steps count weight updates, the taste's included. No
 number is tuned on test data, and none here is chosen by the test accuracy: it is only reported.
 
-The fixed network (`fixed_network`) gets the processor time of search, taste and child together: cold that of the search
-from scratch, warm that of the warm one, from a network trained on the source for as long as the source's search took.
+The fixed network (`search.fixed_network`) gets the processor time of search, taste and child together: cold that of
+the search from scratch, warm that of the warm one, from a network trained on the source for as long as the source's
+search took.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from fixed_network import FixedResult, train_fixed
+
 from report import Check, finish, print_table
 
 from search.data import load_data, pick_device
+from search.fixed_network import FixedResult, train_fixed
 from search.pipeline import Candidate, Decision, Epoch, Listener, PipelineResult, Taste, run_pipeline
 from search.recipe import Recipe
 from search.spaces import make_space
@@ -91,7 +93,7 @@ def compare(source: str, target: str, seed: int, images: int, recipe: Recipe) ->
     fixed_source = train_fixed(load_data(before, space, device), recipe, seed=seed, cpu_seconds=origin_cpu)
     fixed = {
         "cold": train_fixed(data, recipe, seed=seed, cpu_seconds=cold_cpu),
-        "warm": train_fixed(data, recipe, seed=seed, cpu_seconds=warm_cpu, source=fixed_source.network),
+        "warm": train_fixed(data, recipe, seed=seed, cpu_seconds=warm_cpu, source=fixed_source.weights),
     }
     # Scratch took part in the taste: its accuracy before the first step belongs to its curve.
     tasted = {taste.version: taste for taste in warm.tastes if taste.steps}

@@ -98,8 +98,9 @@ class _Runner:
             process = self._start(unit)
             self._running.add(process)
         self._progress.on_start(unit)
-        said = [line for line in process.stdout or () if not self._told(unit, line)]
-        code = process.wait()
+        with process:
+            said = [line for line in process.stdout or () if not self._told(unit, line)]
+            code = process.wait()
         with self._lock:
             self._running.discard(process)
         failure = None

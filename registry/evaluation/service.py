@@ -30,8 +30,10 @@ def with_service(data_dir: Path, work: Callable[[str], T], *, device: str = "aut
         SearchCancelled: told to stop before the work was done.
         SupernetRegistryError: the service cannot run, or whatever the work raises.
     """
-    # Many services share the machine: transports in the server's own process, one at a time.
-    settings = load_settings(data_dir=data_dir, address="127.0.0.1:0", transport_processes=0)
+    # Many services share the machine. The children read their settings from the environment.
+    os.environ.setdefault("SUPERNET_REGISTRY_TRANSPORT_PROCESSES", "0")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    settings = load_settings(data_dir=data_dir, address="127.0.0.1:0")
     outcome: list[T] = []
     failure: list[BaseException] = []
 
@@ -52,7 +54,6 @@ def with_service(data_dir: Path, work: Callable[[str], T], *, device: str = "aut
         on_started=start,
         say=_log.warning,
     )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the worker's, too
     supervisor.run()
     if outcome:
         return outcome[0]

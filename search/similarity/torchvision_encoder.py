@@ -18,7 +18,7 @@ from search.similarity.encoder import MAX_DIMENSION, check_images
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TorchvisionEncoder"]
+__all__ = ["TorchvisionEncoder", "load_torchvision"]
 
 _VERSION = 1
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,7 +55,7 @@ class TorchvisionEncoder:
         self.name = f"torchvision:{model}"
         self._side = 224 if "vit" in model else 128
         self._device = device
-        self._network = _load_network(model, weights).to(device)
+        self._network = load_torchvision(model, weights).to(device)
         digest = hashlib.sha256(f"{_VERSION} {model} {self._side} {_IMAGENET_MEAN} {_IMAGENET_STD}\n".encode())
         digest.update(weights.read_bytes())
         self.id = f"torchvision-v{_VERSION}-{model}-{digest.hexdigest()[:16]}"
@@ -95,7 +95,14 @@ class TorchvisionEncoder:
         return (x - mean) / std
 
 
-def _load_network(model: str, weights: Path) -> torch.nn.Module:
+def load_torchvision(model: str, weights: Path) -> torch.nn.Module:
+    """A frozen torchvision model without its classifier, in eval mode, with weights from a safetensors file.
+
+    Raises:
+        InvalidArgument: unknown model.
+        UnsafeWeights: not safetensors, not the weights of this model, or not finite.
+        OptionalDependency: torch or torchvision is not installed.
+    """
     try:
         import torch
         import torchvision
