@@ -194,7 +194,7 @@ class _Training:
         logits = network(self.augment(images, self.generator))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.fixed.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         hits = (logits.detach().argmax(dim=1) == labels).sum()
         return torch.tensor([loss.item() * len(labels), hits.item(), len(labels)])
@@ -233,7 +233,7 @@ class _Trial:
 def _score(network: FixedNetwork, data: Data, split: TensorSplit) -> Score:
     network.eval()
     loss = hits = 0.0
-    for images, labels in zip(split.images.split(256), split.labels.split(256), strict=True):
+    for images, labels in zip(torch.split(split.images, 256), torch.split(split.labels, 256), strict=True):
         logits = network(data.normalisation(images))
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         hits += (logits.argmax(dim=1) == labels).sum().item()
@@ -243,7 +243,7 @@ def _score(network: FixedNetwork, data: Data, split: TensorSplit) -> Score:
 @torch.no_grad()
 def _fit_head(network: FixedNetwork, data: Data) -> None:
     network.eval()
-    features = torch.cat([network.body(data.normalisation(images)) for images in data.train.images.split(256)])
+    features = torch.cat([network.body(data.normalisation(images)) for images in torch.split(data.train.images, 256)])
     head = prototype_head(features, data.train.labels, data.n_classes)
     network.head.weight.copy_(head.weight)
     network.head.bias.copy_(head.bias)

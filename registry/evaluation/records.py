@@ -34,7 +34,7 @@ class Run:
     seed: int
     result: StreamResult
     stored_bytes: tuple[int, ...] = ()
-    """Bytes in the registry's blob store after each step; empty where there is no registry of the run's own."""
+    """Bytes of all versions, supernets and child networks, after each step; empty where there is no registry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Comparison:
     """Whether the expected source was taken; None where none is expected."""
 
     target: float | None = None
-    """Validation accuracy to reach; None where scratch was never better than it began, so that nothing was learnt."""
+    """Validation accuracy to reach; None where scratch has learnt nothing, and for fixed networks."""
     scratch_steps: int | None = None
     steps: int | None = None
     """Until the target, taste included; None if it was never reached."""
@@ -69,8 +69,8 @@ class Comparison:
     cost_ratio: float | None = None
     """Steps over scratch's steps; where `censored`, a lower bound: `observed_steps` over scratch's."""
     censored: bool = False
-    area_gain: float = 0.0
-    """Mean height of the learning curve over scratch's steps, minus that of scratch's own curve."""
+    area_gain: float | None = None
+    """Mean height of the learning curve over scratch's steps after the first epoch, minus that of scratch's own."""
     gain: float = 0.0
     """Final test accuracy of the supernet minus scratch's."""
     child_gain: float = 0.0
@@ -119,11 +119,14 @@ class PolicySummary:
     child_forward_transfer: Interval | None = None
     area_gain: Interval | None = None
     speed_up: Interval | None = None
-    """Median of scratch's steps over the policy's, right-censored cost ratios (Kaplan–Meier)."""
+    """Median of scratch's steps over the policy's: one over the Kaplan–Meier median of the cost ratios. 0 where so many
+    never reach the target that there is no median."""
     related_speed_up: Interval | None = None
     """The same over tasks with a near relative before them."""
     seconds_speed_up: Interval | None = None
     related_gain: Interval | None = None
+    """Forward transfer over tasks with a near relative before them, supernet."""
+    related_child_gain: Interval | None = None
     reached: int = 0
     """Comparisons that reached the target."""
     compared: int = 0

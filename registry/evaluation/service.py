@@ -32,6 +32,7 @@ def with_service(data_dir: Path, work: Callable[[str], T], *, device: str = "aut
     """
     # Many services share the machine. The children read their settings from the environment.
     os.environ.setdefault("SUPERNET_REGISTRY_TRANSPORT_PROCESSES", "0")
+    os.environ.setdefault("SUPERNET_REGISTRY_SWEEP_INTERVAL_SECONDS", "30")  # an epoch leaves megabytes of checkpoint
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     settings = load_settings(data_dir=data_dir, address="127.0.0.1:0")
     outcome: list[T] = []

@@ -68,7 +68,7 @@ def _through_a_service(
 
     def work(address: str) -> tuple[StreamResult, dict[str, Any]]:
         with RegistryClient(address) as client:
-            listener = _Progress(folder, unit, stream)
+            listener = _Progress(client, folder, unit, stream)
             result = run_stream(
                 client,
                 stream,
@@ -84,17 +84,20 @@ def _through_a_service(
 
 
 class _Progress(StreamListener):
-    """Tells of finished tasks, keeps those that other streams may share, and weighs the registry after each."""
+    """Tells of finished tasks, keeps those that other streams may share, and weighs what the registry has to keep."""
 
-    def __init__(self, folder: Folder, unit: Unit, stream: TaskStream) -> None:
+    def __init__(self, client: RegistryClient, folder: Folder, unit: Unit, stream: TaskStream) -> None:
+        self._client = client
         self._folder = folder
         self._unit = unit
         self._experiences = {experience.current_experience: experience for experience in stream}
-        self._blobs = folder.run_folder(unit) / "registry" / "blobs"
         self.stored_bytes: list[int] = []
 
     def on_row(self, row: StreamRow) -> None:
-        self.stored_bytes.append(sum(path.stat().st_size for path in self._blobs.rglob("*") if path.is_file()))
+        before = self.stored_bytes[-1] if self.stored_bytes else 0
+        version = self._client.get_version(row.version)
+        child = len(self._client.download_blob(version.child_blob)) if version.child_blob else 0
+        self.stored_bytes.append(before + version.weights_size_bytes + child)
         if self._unit.policy.independent:
             experience = self._experiences[row.step]
             self._folder.keep_independent_row(self._unit.policy, self._unit.seed, experience, row)

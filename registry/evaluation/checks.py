@@ -1,0 +1,104 @@
+"""The numbers that are asked for, as rows that pass or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from registry.evaluation.policies import Policy
+from registry.evaluation.records import Interval, PolicySummary, Summary, TaskSummary
+
+__all__ = ["Check", "checks_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One number that is asked for."""
+
+    name: str
+    value: float
+    target: str
+    unit: str
+    passed: bool
+
+
+def checks_of(summary: Summary) -> list[Check]:
+    """All checks for which there are data, of the policy `registry`."""
+    policies = {policy.policy: policy for policy in summary.policies}
+    registry = policies.get(Policy.REGISTRY)
+    if registry is None:
+        return []
+    return [
+        *_speed_ups(registry),
+        *_safety(registry),
+        *_against_fixed(summary),
+        *_gains(registry),
+        *_keeping(registry),
+        *_accumulating(summary),
+    ]
+
+
+def _at_least(name: str, value: float, target: float, unit: str) -> Check:
+    return Check(name, value, f"≥ {target:g}", unit, value >= target)
+
+
+def _speed_ups(registry: PolicySummary) -> Iterator[Check]:
+    if registry.speed_up is not None:
+        yield _at_least("median speed-up, all tasks, taste counted", registry.speed_up.value, 5, "×")
+    if registry.related_speed_up is not None:
+        yield _at_least("median speed-up, tasks with a near relative", registry.related_speed_up.value, 5, "×")
+
+
+def _safety(registry: PolicySummary) -> Iterator[Check]:
+    if registry.worst is not None:
+        yield _at_least("worst task against scratch, supernet", 100 * registry.worst.gain, -1, "points")
+    if registry.child_worst is not None:
+        yield _at_least(
+            "worst task against scratch, child network", 100 * registry.child_worst.child_gain, -1, "points"
+        )
+
+
+def _against_fixed(summary: Summary) -> Iterator[Check]:
+    """Child networks against the fixed network in the same training seconds, task by task."""
+    for policy, mine in ((Policy.FIXED_COLD, Policy.SCRATCH), (Policy.FIXED_WARM, Policy.REGISTRY)):
+        theirs = {(task.stream, task.step): task for task in summary.tasks if task.policy == policy}
+        ours = [task for task in summary.tasks if task.policy == mine and (task.stream, task.step) in theirs]
+        if not ours:
+            continue
+        leads = [_lead(task, theirs[task.stream, task.step]) for task in ours]
+        how = "from scratch" if mine == Policy.SCRATCH else "warm-started"
+        yield _at_least(f"worst child network against the fixed one, both {how}", min(leads), 0, "points")
+        mean = sum(leads) / len(leads)
+        yield _at_least(f"mean child network over the fixed one, both {how}", mean, 2, "points")
+        level = 100 * sum(lead >= 0 for lead in leads) / len(leads)
+        yield _at_least(f"tasks on which the child network is as good, both {how}", level, 90, "%")
+
+
+def _lead(ours: TaskSummary, theirs: TaskSummary) -> float:
+    return 100 * (ours.child_test_accuracy - theirs.child_test_accuracy)
+
+
+def _gains(registry: PolicySummary) -> Iterator[Check]:
+    rows: list[tuple[str, Interval | None]] = [
+        ("mean gain over scratch, supernet", registry.forward_transfer),
+        ("mean gain over scratch, child network", registry.child_forward_transfer),
+        ("mean gain over scratch, supernet, tasks with a near relative", registry.related_gain),
+        ("mean gain over scratch, child network, tasks with a near relative", registry.related_child_gain),
+    ]
+    for name, gain in rows:
+        if gain is not None:
+            yield _at_least(name, 100 * gain.value, 3, "points")
+
+
+def _keeping(registry: PolicySummary) -> Iterator[Check]:
+    if registry.forgetting is not None:
+        yield Check("forgetting of stored versions", registry.forgetting, "= 0", "", registry.forgetting == 0)
+    if registry.expected:
+        yield _at_least("expected sources taken", 100 * registry.hits / registry.expected, 90, "%")
+
+
+def _accumulating(summary: Summary) -> Iterator[Check]:
+    for accumulation in summary.accumulation:
+        last = accumulation.thirds[2]
+        if accumulation.policy == Policy.REGISTRY and accumulation.stream == "s_long" and last is not None:
+            yield Check("cost of the last third of s_long over scratch's", last, "≤ 0.5", "", last <= 0.5)
