@@ -120,7 +120,7 @@ def train_fixed(
     network = _resnet(pretrained, data.n_classes) if pretrained is not None else FixedNetwork(data.n_classes)
     if source is not None:
         _copy_body(source, network)
-    network = network.to(data.device, memory_format=torch.channels_last)
+    network = network.to(data.device).to(memory_format=torch.channels_last)
     if warm:
         _fit_head(network, data)
     rate = fixed.pretrained_learning_rate if pretrained is not None else fixed.learning_rate
