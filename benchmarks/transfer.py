@@ -113,7 +113,7 @@ def compare(source: str, target: str, seed: int, images: int, recipe: Recipe) ->
         "warm_steps": warm_steps,
         "chosen": winner.version or "scratch",
         "taste_steps": started.taste_steps,
-        "epoch_steps": -(-len(dataset.train) // recipe.batch_size),
+        "epoch_steps": max(recipe.least_epoch_steps, -(-len(dataset.train) // recipe.batch_size)),
         "scratch": {**summary(scratch), "cpu_seconds": cold_cpu},
         "warm": {**summary(started), "cpu_seconds": warm_cpu},
         "fixed": {name: fixed_summary(result) for name, result in fixed.items()},

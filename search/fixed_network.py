@@ -47,7 +47,7 @@ class FixedRecipe:
     batch_size: int = 32
     cold_epochs: int = 14  # fewest from nothing; more where the time allows
     warm_epochs: int = 5  # fewest from a source
-    most_epochs: int = 100
+    most_epochs: int = 400
 
 
 class FixedNetwork(nn.Module):

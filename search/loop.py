@@ -113,8 +113,8 @@ class Loop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Weight steps in which every training image comes once."""
-        return len(self._train_batches)
+        """Weight steps in which every training image comes once, or as often as it takes for the recipe's fewest."""
+        return max(self.recipe.least_epoch_steps, len(self._train_batches))
 
     @property
     def finished(self) -> bool:

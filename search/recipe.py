@@ -33,6 +33,7 @@ class Recipe:
     warm_epochs: int = 20  # most epochs of a search from a source: the backbone need only be fine-tuned
     patience: int = 10  # epochs without better validation accuracy or loss after which the search (not the child) stops
     batch_size: int = 64  # images a weight step and an α step
+    least_epoch_steps: int = 1  # of search and child: a tiny training set is passed several times in one epoch
 
     # Search: weights (train split)
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -171,6 +172,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warm_epochs": (1, 10_000),
     "patience": (1, 10_000),
     "batch_size": (2, 65_536),
+    "least_epoch_steps": (1, 10_000),
     "learning_rate": (0.0, 10.0),
     "warm_learning_rate": (0.0, 10.0),
     "rollback_factor": (0.0, 1.0),
@@ -210,7 +212,7 @@ _SMALL = Recipe(
 """For a few hundred small images on a CPU."""
 
 _RECIPES = {
-    "compact": replace(_SMALL, child_epochs=60),
+    "compact": replace(_SMALL, child_epochs=60, least_epoch_steps=8),
     "nas-bench-201": _SMALL,
     "darts": Recipe(),
 }
