@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from search.data import Data, make_generator
+from search.errors import SearchDiverged
 from search.evaluation import calibrate, collect_logits, score_logits
 from search.loop import Loop, Plan
 from search.recipe import Recipe
@@ -125,9 +126,17 @@ class Contender:
         self.steps = [0]
         self.scores = [start.loop.best]
         self.verdict = ""
+        self.failure: SearchDiverged | None = None  # it is out of the race then, and its loop of no use
 
     def advance(self, steps: int) -> None:
-        """Train a little, and judge it again."""
+        """Train a little, and judge it again; one that diverges even after its rollback is out."""
+        try:
+            self._advance(steps)
+        except SearchDiverged as error:
+            self.failure = error
+            self.verdict = f"out: {error.message}"
+
+    def _advance(self, steps: int) -> None:
         self.loop.advance(steps)
         loop = self.loop
         calibrate(loop.network, loop.data, loop.recipe)
@@ -236,31 +245,33 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
 
     Returns:
         The winner's loop, to go on with, and the decision with everyone's scores.
+
+    Raises:
+        SearchDiverged: scratch and the last source that was left, both even after a rollback.
     """
     began = time.monotonic()
     recipe = setup.recipe
     fresh = setup.prepare(None, "SCRATCH")
     scratch = Contender("", 0.0, fresh)
-    sources = []
+    sources, unusable = [], [_not_tried(source, _UNSKILLED) for source in candidates if not source.is_skilled]
     skilled = [source for source in candidates if source.is_skilled]
     near = [source for source in skilled if not source.generalist][: recipe.taste_candidates]
     for source in [*near, *(source for source in skilled if source.generalist)]:
-        start = setup.prepare(source.tensors, mode)
+        try:
+            start = setup.prepare(source.tensors, mode)
+        except SearchDiverged as error:  # finite weights may still give infinite losses
+            unusable.append(_not_tried(source, f"out: {error.message}"))
+            continue
         setup.choose_schedule(start, fresh)
         sources.append(Contender(source.version, source.ot_distance, start, generalist=source.generalist))
     winner = _compete(scratch, sources, recipe)
     contenders = [*sources, scratch]
-    unskilled = [
-        Taste(source.version, source.ot_distance, (), (), (), chosen=False, reason=_UNSKILLED)
-        for source in candidates
-        if not source.is_skilled
-    ]
     decision = Decision(
         source=winner.version,
         transfer_mode=mode if winner.version else "SCRATCH",
         reason=winner.reason,
         ot_distance=winner.ot_distance,
-        tastes=(*(c.to_taste(scratch, chosen=c is winner) for c in contenders), *unskilled),
+        tastes=(*(c.to_taste(scratch, chosen=c is winner) for c in contenders), *unusable),
         taste_steps=sum(contender.loop.steps for contender in contenders),
         taste_seconds=time.monotonic() - began,
     )
@@ -270,7 +281,7 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
 def _compete(scratch: Contender, sources: Sequence[Contender], recipe: Recipe) -> Contender:
     """Both rounds; the winner. Everyone gets a verdict."""
     if not sources:
-        scratch.verdict = "scratch: no source has learnt its own task"
+        scratch.verdict = "scratch: no source can be used"
         return scratch
     finalists = _best(sources, recipe.taste_finalists)
     for source in sources:
@@ -281,9 +292,16 @@ def _compete(scratch: Contender, sources: Sequence[Contender], recipe: Recipe) -
         steps = _steps_each(recipe, scratch.loop.steps_per_epoch, len(finalists) + 1)
         for contender in [scratch, *finalists] if steps else []:
             contender.advance(steps)
-    (best,) = _best(finalists, 1)
-    winner = best if best.evidence.lead_over(scratch.evidence) >= recipe.taste_likely else scratch
-    _explain(winner, scratch, finalists, steps)
+    standing = [source for source in finalists if source.failure is None]
+    if scratch.failure is not None and not standing:
+        raise scratch.failure
+    if not standing:
+        scratch.verdict = "scratch: every source that was trained has diverged"
+        return scratch
+    (best,) = _best(standing, 1)
+    leads = best.evidence.lead_over(scratch.evidence) >= recipe.taste_likely
+    winner = best if leads or scratch.failure is not None else scratch
+    _explain(winner, scratch, standing, steps)
     return winner
 
 
@@ -301,6 +319,10 @@ def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
     return sorted(contenders, key=order)[:count]
 
 
+def _not_tried(source: Source, reason: str) -> Taste:
+    return Taste(source.version, source.ot_distance, (), (), (), chosen=False, reason=reason)
+
+
 def _steps_each(recipe: Recipe, steps_per_epoch: int, trials: int) -> int:
     """Steps of one trial, so that all together stay within the taste's share of a full search from scratch."""
     return int(recipe.taste_share * recipe.epochs * steps_per_epoch / trials)
@@ -312,7 +334,9 @@ def _explain(winner: Contender, scratch: Contender, finalists: Sequence[Contende
     for source in finalists:
         comparison = f"{_compared(source, scratch)} {after}"
         source.verdict = f"chosen: {comparison}" if source is winner else f"not clearly better: {comparison}"
-    if winner is scratch:
+    if scratch.failure is not None:
+        winner.verdict = f"chosen: scratch is out, {scratch.failure.message}"
+    elif winner is scratch:
         scratch.verdict = f"scratch: no source helps {after}; best: {_compared(finalists[0], scratch)}"
     else:
         scratch.verdict = f"beaten by {_compared(winner, scratch)} {after}"

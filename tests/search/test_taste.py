@@ -6,12 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load, save
 
-from search.errors import SearchCancelled
+from search._safetensors import read_header
+from search.data import load_data
+from search.errors import SearchCancelled, SearchDiverged
 from search.pipeline import Candidate, Decision, Listener, run_pipeline
 from search.recipe import Recipe
 from search.spaces import make_space
 from search.tasks import Derivation, ImageDataset, derive, load_dataset
+from search.taste import SearchSetup, Source, taste_sources
 
 TASKS = Path(__file__).parents[2] / "examples" / "tasks"
 SPACE = make_space(channels=4)
@@ -81,8 +86,52 @@ def test_a_close_race_is_trained_within_the_tastes_share_and_every_step_is_count
     """With such demands nothing is clear before training, nor after."""
     recipe = replace(RECIPE, taste_clear=1e9, taste_likely=1e9)
     decision = taste(target, list(sources.values()), recipe)
-    full_search = recipe.epochs * round(len(target.train) / recipe.batch_size)
-    assert sorted(t.steps for t in decision.tastes if t.steps) == [(0,), (0, 2), (0, 2)]
-    assert decision.taste_steps == 4 <= recipe.taste_share * full_search
+    full_search = recipe.epochs * recipe.least_epoch_steps  # more than a pass over so few images takes
+    assert sorted(t.steps for t in decision.tastes if t.steps) == [(0,), (0, 4), (0, 4)]
+    assert decision.taste_steps == 8 <= recipe.taste_share * full_search
     assert decision.taste_seconds > 0.0
     assert decision.source == ""
+
+
+def test_a_source_that_gives_infinite_losses_is_left_out(sources, target):
+    """Its weights are finite, so no check of the bytes refuses it; what it computes from them is not."""
+    tensors = load(sources["good"].weights)
+    for name, tensor in tensors.items():
+        if name.startswith("head"):
+            continue
+        if "running" not in name and tensor.is_floating_point() and "alphas" not in name:
+            tensors[name] = tensor.sign() * 1e30
+    metadata = {"supernet": read_header(sources["good"].weights).metadata["supernet"]}
+    huge = Candidate("huge", 0.5, save(tensors, metadata))
+    decision = taste(target, [huge, sources["good"]])
+    assert decision.source == "good"
+    (out,) = [t for t in decision.tastes if t.version == "huge"]
+    assert "infinite" in out.reason
+
+
+@pytest.mark.parametrize(
+    ("rates", "winner"),
+    [({"warm_learning_rate": 1e20}, ""), ({"learning_rate": 1e20}, "good")],
+    ids=["source", "scratch"],
+)
+def test_who_diverges_in_the_taste_is_out(sources, target, rates, winner):
+    """Even after a rollback; the job goes on with the other one."""
+    setup = search_setup(target, replace(RECIPE, taste_clear=1e9, **rates))
+    loop, decision = taste_sources(
+        setup, [Source("good", 1.0, load(sources["good"].weights), 0.9)], "WEIGHTS_AND_ALPHAS"
+    )
+    assert decision.source == winner
+    assert loop.best is not None
+    out = next(t for t in decision.tastes if t.version != winner)
+    assert "infinite" in out.reason
+    assert not out.chosen
+
+
+def test_a_taste_in_which_everybody_diverges_fails(sources, target):
+    setup = search_setup(target, replace(RECIPE, taste_clear=1e9, learning_rate=1e20, warm_learning_rate=1e20))
+    with pytest.raises(SearchDiverged, match="infinite"):
+        taste_sources(setup, [Source("good", 1.0, load(sources["good"].weights), 0.9)], "WEIGHTS_AND_ALPHAS")
+
+
+def search_setup(target: ImageDataset, recipe: Recipe) -> SearchSetup:
+    return SearchSetup(SPACE, load_data(target, SPACE, torch.device("cpu")), recipe, 0, lambda: False)

@@ -96,4 +96,4 @@ def test_a_source_wins_only_by_a_lead_that_is_not_luck(start, losses, winner):
 def test_without_a_source_scratch_wins_and_says_why(start):
     scratch = contender(start, "", 0.0, [1.0, 1.0])
     assert _compete(scratch, [], RECIPE) is scratch
-    assert "no source has learnt its own task" in scratch.verdict
+    assert "no source can be used" in scratch.verdict
