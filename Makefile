@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= demo-data
+SEEDS ?= 3
 # Two spinning OpenMP threads on a shared machine are slower than one: wait passively.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test lint format protos bench clean
+.PHONY: help setup demo test lint format protos bench results clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +45,9 @@ bench: setup  ## run the benchmarks, figures to results/
 	$(BIN)/python benchmarks/supernet.py --json results/supernet.json
 	$(BIN)/python benchmarks/variants.py --json results/variants.json
 	$(BIN)/python benchmarks/selection.py --json results/selection.json  # hours; goes on where it was
+
+results: setup  ## run the experiment of docs/results.md again, hours; goes on where it was (SEEDS=3)
+	$(BIN)/python benchmarks/continual.py --seeds $(SEEDS) --json results/continual.json --docs docs/results.md
 
 clean:  ## remove what make made, but not the demo's data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache results

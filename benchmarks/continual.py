@@ -1,6 +1,7 @@
 """Does knowledge build up? Task streams through the real service, under the policies that are compared.
 
     python benchmarks/continual.py [STREAM ...] [--quick] [--seeds 3] [--tasks FOLDER] [--out FOLDER] [--json FILE]
+                                   [--docs docs/results.md]
 
 The same as `supernet-registry evaluate`, with the numbers that are asked for as checks. Killed, it goes on where it
 was. Uses the 36 benchmark tasks and their nine streams where they lie beside the checkout, else the shipped tasks.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +29,19 @@ SHARED = ROOT.parent / "shared" / "tasks"
 SHIPPED = ROOT / "examples"
 
 
+BEGIN, END = "<!-- figures: made by benchmarks/continual.py -->", "<!-- end of figures -->"
+
+
+def renew(docs: Path, out: Path) -> None:
+    """Put the report's tables between the two marks of a Markdown file, and the main figure beside it."""
+    before, rest = docs.read_text("utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    title, _, tables = (out / "report.md").read_text("utf-8").partition("\n\n")
+    assert title.startswith("# "), "the report begins with its title"
+    docs.write_text(f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{after}", "utf-8")
+    shutil.copyfile(out / "main.png", docs.parent / "pictures" / "continual.png")
+
+
 def main() -> None:
     """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,6 +56,7 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("results/continual"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", type=Path, help="Markdown file whose figures are replaced by these")
     arguments = parser.parse_args()
     shipped = arguments.quick or not (arguments.tasks or SHARED.is_dir())
     tasks = SHIPPED / "tasks" if shipped else arguments.tasks or SHARED
@@ -66,6 +82,8 @@ def main() -> None:
         arguments={"streams": list(names), "policies": [policy.value for policy in plan.policies]},
         path=arguments.json,
     )
+    if arguments.docs:
+        renew(arguments.docs, arguments.out)
     if failures:
         raise SystemExit(f"{len(failures)} runs failed: {', '.join(str(failure.unit) for failure in failures)}")
 

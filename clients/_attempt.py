@@ -76,7 +76,7 @@ class Attempt:
     def run(self, checkpoint_blob: str, dataset: ImageDataset | None) -> SupernetVersion:
         if self._keeper.should_stop():
             raise SearchCancelled("This worker was told to leave before it began.")
-        from search.pipeline import run_pipeline
+        from search.together import run_together
 
         if self._job.kind is JobKind.GENERALIST:
             return self._write_back(self._generalist(checkpoint_blob))
@@ -97,7 +97,7 @@ class Attempt:
         data = self._images(self._job.dataset) if dataset is None else self._checked(dataset)
 
         def search(checkpoint: bytes | None) -> PipelineResult:
-            return run_pipeline(
+            return run_together(
                 data,
                 space,
                 recipe,
@@ -115,6 +115,7 @@ class Attempt:
     def _generalist(self, checkpoint_blob: str) -> PipelineResult:
         """Pretrain over the job's datasets, all of which come from the registry."""
         from search.generalist import pretrain_generalist
+        from search.parallel import alone
 
         spec = self._spec
         space = space_from_fields(spec.search_space)
@@ -125,17 +126,18 @@ class Attempt:
 
         def pretrain(checkpoint: bytes | None) -> PipelineResult:
             base = self._download(spec.source_version, 0.0) if spec.source_version and checkpoint is None else None
-            return pretrain_generalist(
-                data,
-                space,
-                recipe,
-                seed=spec.seed,
-                base=base,
-                replay=not spec.without_replay,
-                device=self._device,
-                checkpoint=checkpoint,
-                listener=_Reporter(self),
-            ).result
+            with alone():
+                return pretrain_generalist(
+                    data,
+                    space,
+                    recipe,
+                    seed=spec.seed,
+                    base=base,
+                    replay=not spec.without_replay,
+                    device=self._device,
+                    checkpoint=checkpoint,
+                    listener=_Reporter(self),
+                ).result
 
         return self._go_on(pretrain, checkpoint_blob)
 

@@ -48,15 +48,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threading.Thread(target=_leave_with, args=(options.parent_pid, leaving), daemon=True).start()
     try:
         require_torch()
-        device = device_name(options.device)
-        with RegistryClient(options.address) as client:
-            _log.info("Worker %s on %s, registry at %s.", options.name, device, client.address)
-            _serve(client, options, device, leaving)
+        _work(options, leaving)
     except SupernetRegistryError as error:
         _log.error("%s", error)
         return error.exit_code
     _log.info("Worker %s has left.", options.name)
     return 0
+
+
+def _work(options: argparse.Namespace, leaving: threading.Event) -> None:
+    """Serve the registry; under `torchrun` together with the other processes of the group, of which the first leads."""
+    from search.parallel import joined
+    from search.together import dismiss, follow
+
+    with joined(options.device) as ranks:
+        device = device_name(options.device)
+        if ranks.rank:
+            follow(ranks)
+            return
+        with RegistryClient(options.address) as client:
+            _log.info("Worker %s on %d × %s, registry at %s.", options.name, ranks.size, device, client.address)
+            _serve(client, options, device, leaving)
+        dismiss(ranks)
 
 
 def _serve(client: RegistryClient, options: argparse.Namespace, device: str, leaving: threading.Event) -> None:

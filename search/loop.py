@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -32,6 +32,7 @@ from search.data import Augmentation, Batches, Data, TensorSplit, send
 from search.dropping import drop_weakest
 from search.errors import SearchCancelled, SearchDiverged
 from search.evaluation import Score, autocast, evaluate
+from search.parallel import current_ranks
 from search.recipe import Recipe
 from search.results import Epoch
 from search.supernet import Kept, Mixture, Network, alpha_entropy, skip_count
@@ -90,6 +91,8 @@ class Loop:
         self._variant = make_variant(network, recipe, generator) if plan.search_alphas else Darts(network, recipe)
         self.weights = network.weights()
         self.architecture = network.architecture()
+        self._ranks = current_ranks()
+        self._forward = self._ranks.wrap(network, self.weights)
         self.weight_optimizer = _weight_optimizer(self.weights, recipe, plan)
         self._alpha_optimizer = (
             torch.optim.Adam(
@@ -183,7 +186,8 @@ class Loop:
             3, device=self.data.device
         )  # loss, hits, images: read rarely, no synchronisation in a step
         for number in range(1, steps + 1):
-            if self._should_stop():
+            look = number % self._ranks.looks_every == 1 % self._ranks.looks_every
+            if look and self._ranks.any_wants(flag=self._should_stop()):
                 raise SearchCancelled(
                     "The search was cancelled.", remedy="Start it again to go on from its checkpoint."
                 )
@@ -194,8 +198,8 @@ class Loop:
             totals += self._weight_step()
             self.steps += 1
             if number % _CHECK_EVERY == 0 or number == steps:
-                self._check_finite(totals)
-        loss, hits, images = totals.tolist()
+                self._check_finite(self._ranks.sum(totals))
+        loss, hits, images = self._ranks.sum(totals).tolist()
         return Score(loss / max(images, 1.0), hits / max(images, 1.0))
 
     def _check_finite(self, totals: Tensor) -> None:
@@ -288,20 +292,23 @@ class Loop:
         """Descend α's gradient; clean images, as they are all that α is judged by."""
         if self._variant.rests(self):
             return
-        batch = self._batch(self.data.val, self._val_batches)
-        _set_gradients(self.architecture, self._variant.alpha_gradients(self, batch))
+        images, labels = self._batch(self.data.val, self._val_batches)
+        mine = self._ranks.slice(images), self._ranks.slice(labels)
+        gradients = self._variant.alpha_gradients(self, mine)
+        _set_gradients(self.architecture, self._ranks.average(gradients, len(mine[1]), len(labels)))
         optimizer.step()
 
     def _weight_step(self) -> Tensor:
         """Descend ∇_w of the training loss; summed loss, hits and images, (3,)."""
         _set_learning_rate(self.weight_optimizer, self.learning_rate())
-        images, labels = batch = self.train_batch()
+        whole = self.train_batch()
         self._held_batch = None
-        mixture = self._variant.weight_mixture(self, batch)
+        mixture = self._variant.weight_mixture(self, whole)
+        images, labels = (self._ranks.slice(part) for part in whole)
         with autocast(self.data.device):
-            logits = self.network(images, mixture)
+            logits = self._forward(images, mixture)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.label_smoothing)
-        _set_gradients(self.weights, torch.autograd.grad(loss, self.weights, allow_unused=True))
+        _set_gradients(self.weights, self._ranks.gradients(loss, self.weights, len(labels), len(whole[1])))
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         self.weight_optimizer.step()
@@ -383,7 +390,7 @@ def _weight_optimizer(weights: list[nn.Parameter], recipe: Recipe, plan: Plan) -
     return torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
 
 
-def _set_gradients(parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
+def _set_gradients(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None or gradient.stride() == parameter.stride():
             parameter.grad = gradient

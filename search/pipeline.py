@@ -26,6 +26,7 @@ from search.heads import heads_of
 from search.loop import Loop, Plan
 from search.mapping import map_supernet
 from search.memory import fit_batch_size, free_bytes, measure_step
+from search.parallel import current_ranks
 from search.perturbation import select_by_perturbation
 from search.recipe import Recipe
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult, Taste
@@ -133,7 +134,10 @@ class _Run:
         recipe, remark = fit_batch_size(self.recipe, self.data, step, free_bytes(self.data.device))
         if remark:
             self.listener.on_message(remark)
-            self._use(recipe)
+        ranks = current_ranks()
+        batch, evaluated = ranks.least(recipe.batch_size), ranks.least(recipe.eval_batch_size)
+        ranks.check(recipe.variant, batch)
+        self._use(replace(recipe, batch_size=batch, eval_batch_size=evaluated))
 
     def _use(self, recipe: Recipe) -> None:
         self.recipe = recipe

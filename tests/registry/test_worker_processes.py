@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -264,3 +265,20 @@ def test_openmp_is_set_up_before_torch_is_imported() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.split() == ["1", "PASSIVE"]
+
+
+def test_two_processes_run_one_search_together(registry_server, connect, processes: Processes) -> None:
+    """As `torchrun --nproc-per-node 2 -m registry.worker` starts them: the first leads, the second follows."""
+    client = connect(registry_server.address)
+    job = client.submit_search(tiny_dataset(), name="together", **QUICK, source="scratch", space=tiny_space())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    arguments = ["--address", registry_server.address, "--device", "cpu", "--once"]
+    group = [processes.start("registry.worker", *arguments, RANK=str(rank), **place) for rank in (0, 1)]
+    assert [process.wait() for process in group] == [0, 0], processes.log(group[1])
+    done = client.get_search_job(job.name)
+    assert done.state is JobState.SUCCEEDED, done.error
+    assert client.get_version(done.version).child_blob
+    assert "on 2 × cpu" in processes.log(group[0])

@@ -1,0 +1,111 @@
+"""Searches that one process leads and the others of its group follow (see `search.parallel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from search.checkpoint import pack_checkpoint, unpack_checkpoint
+from search.errors import NotEnoughMemory, SearchCancelled, SearchDiverged
+from search.parallel import Ranks, current_ranks
+from search.pipeline import run_pipeline
+from search.recipe import Recipe
+from search.results import Candidate, Listener, PipelineResult
+from search.spaces import SearchSpace, space_from_json
+from search.tasks import ImageDataset
+
+__all__ = ["dismiss", "follow", "run_together"]
+
+_AGREED = (SearchCancelled, SearchDiverged, NotEnoughMemory)
+"""What all processes of a group raise together, so that all are ready for the next search."""
+
+
+def run_together(
+    dataset: ImageDataset,
+    space: SearchSpace,
+    recipe: Recipe,
+    *,
+    candidates: Sequence[Candidate] = (),
+    checkpoint: bytes | None = None,
+    listener: Listener | None = None,
+    **options: Any,
+) -> PipelineResult:
+    """`run_pipeline` here, and in all processes of this one's group, which wait in `follow`. Alone it is just that.
+
+    Raises:
+        SearchFailed: another process is gone, or does not answer.
+        SupernetRegistryError: as `run_pipeline`. After other errors than cancelling, divergence and lack of memory the
+            group is out of step, and its processes should end.
+    """
+    ranks = current_ranks()
+    if ranks.size > 1:
+        ranks.send(_pack(dataset, space, recipe, candidates, checkpoint, options))
+    return run_pipeline(
+        dataset, space, recipe, candidates=candidates, checkpoint=checkpoint, listener=listener, **options
+    )
+
+
+def follow(ranks: Ranks) -> None:
+    """Run what the leader runs, until it dismisses its followers. Results are the leader's to keep.
+
+    Raises:
+        SearchFailed: the leader is gone, or has left a search.
+    """
+    while message := ranks.receive():
+        arguments = _unpack(message)
+        try:
+            run_pipeline(**arguments)
+        except _AGREED:
+            continue
+
+
+def dismiss(ranks: Ranks) -> None:
+    """Let the followers leave."""
+    if ranks.size > 1:
+        ranks.send(b"")
+
+
+def _pack(
+    dataset: ImageDataset,
+    space: SearchSpace,
+    recipe: Recipe,
+    candidates: Sequence[Candidate],
+    checkpoint: bytes | None,
+    options: dict[str, Any],
+) -> bytes:
+    """Arguments of `run_pipeline` as bytes: JSON and safetensors, as a checkpoint is."""
+    tree = {
+        "dataset": {"bytes": _tensor(dataset.to_bytes()), "name": dataset.name},
+        "space": space.to_json(),
+        "recipe": asdict(recipe),
+        "candidates": [{**asdict(c), "weights": _tensor(c.weights)} for c in candidates],
+        "checkpoint": None if checkpoint is None else _tensor(checkpoint),
+        "options": options,
+    }
+    return pack_checkpoint(tree)
+
+
+def _unpack(message: bytes) -> dict[str, Any]:
+    tree = unpack_checkpoint(message)
+    recipe: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in tree["recipe"].items()
+    }
+    return {
+        "dataset": ImageDataset.from_bytes(_bytes(tree["dataset"]["bytes"]), name=tree["dataset"]["name"]),
+        "space": space_from_json(tree["space"]),
+        "recipe": Recipe(**recipe),
+        "candidates": [Candidate(**{**c, "weights": _bytes(c["weights"])}) for c in tree["candidates"]],
+        "checkpoint": None if tree["checkpoint"] is None else _bytes(tree["checkpoint"]),
+        **tree["options"],
+    }
+
+
+def _tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.numpy().tobytes()

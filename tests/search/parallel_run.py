@@ -1,0 +1,111 @@
+"""What each process of a group does in `test_parallel`; started by the test with torchrun's variables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_search import tiny_dataset, tiny_space
+
+from search.data import load_data, make_generator
+from search.errors import SearchFailed
+from search.loop import Loop, Plan
+from search.parallel import Ranks, current_ranks, joined
+from search.pipeline import Candidate, Listener, run_pipeline
+from search.recipe import Recipe
+from search.supernet import Network
+from search.together import dismiss, follow, run_together
+
+RECIPE = Recipe.for_space(tiny_space()).override(batch_size=16, epochs=2, child_epochs=2, patience=9)
+
+
+def one_step(out: Path) -> None:
+    """Gradients of the first weight step and α step, in float64, with BatchNorm in eval mode, which splits exactly."""
+    torch.set_default_dtype(torch.float64)
+    data = load_data(tiny_dataset(), tiny_space(), torch.device("cpu"))
+    network = Network(tiny_space(), 2, generator=make_generator(0, "net"))
+    network.set_norm_mode("eval")
+    network.set_norm_mode = lambda _: None  # type: ignore[method-assign]  # the loop would train with batch statistics
+    plan = Plan(
+        phase="SEARCH",
+        epochs=2,
+        patience=9,
+        learning_rate=0.0,
+        weight_decay=0.0,
+        label_smoothing=0.1,
+        search_alphas=True,
+    )
+    loop = Loop(network, data, replace(RECIPE, clip_norm=0.0), plan, generator=make_generator(0, "loop"))
+    loop.advance(1)
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    if current_ranks().rank == 0:
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
+
+
+def pipeline(out: Path, ranks: Ranks) -> None:
+    """Two searches led by the first process, the second from the first one's result."""
+    if ranks.rank:
+        follow(ranks)
+        return
+    first = run_together(tiny_dataset(0), tiny_space(), RECIPE, seed=0, device="cpu")
+    candidate = Candidate("first", 0.1, first.weights)
+    second = run_together(tiny_dataset(1), tiny_space(), RECIPE, seed=0, device="cpu", candidates=[candidate])
+    dismiss(ranks)
+    out.write_text(json.dumps({"steps": second.search_steps, "accuracy": second.test_accuracy}))
+
+
+class Digests(Listener):
+    """Digest of every checkpoint, times left out: what this process believes the state to be."""
+
+    def __init__(self) -> None:
+        self.losses: list[tuple[float, float]] = []
+
+    def on_epoch(self, e) -> None:
+        self.losses.append((e.train_loss, e.val_loss))
+
+
+def alike(out: Path, ranks: Ranks) -> None:
+    """The same pipeline in all processes; each writes what it has come to."""
+    listener = Digests()
+    result = run_pipeline(tiny_dataset(), tiny_space(), RECIPE, seed=0, device="cpu", listener=listener)
+    digests = [hashlib.sha256(data).hexdigest() for data in (result.weights, result.child or b"")]
+    out.with_suffix(f".{ranks.rank}").write_text(json.dumps([*digests, listener.losses]))
+
+
+def killed(out: Path, ranks: Ranks) -> None:
+    """One process is killed in the middle of a search; the other says so."""
+
+    class Kill(Listener):
+        def on_epoch(self, e) -> None:
+            if ranks.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        run_pipeline(tiny_dataset(), tiny_space(), RECIPE, seed=0, device="cpu", listener=Kill())
+    except SearchFailed as error:
+        out.write_text(str(error))
+        os._exit(3)  # the group is gone: there is nobody left to say goodbye to
+
+
+def main() -> None:
+    what, out = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    with joined("cpu") as ranks:
+        if what == "step":
+            one_step(out)
+        else:
+            {"pipeline": pipeline, "alike": alike, "killed": killed}[what](out, ranks)
+
+
+if __name__ == "__main__":
+    main()

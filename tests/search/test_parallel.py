@@ -1,0 +1,94 @@
+"""Two processes train as one: the same gradients, the same weights in both, and no waiting for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from search.errors import InvalidArgument
+from search.parallel import Ranks, current_ranks, joined
+from search.pipeline import run_pipeline
+from search.recipe import Recipe
+from tests.tiny_search import tiny_dataset, tiny_space
+
+RECIPE = Recipe.for_space(tiny_space()).override(batch_size=16, epochs=2, patience=9)
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(what: str, out: Path, *, size: int) -> list[int]:
+    """Exit codes of the processes of a group on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(size):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(Path(__file__).with_name("parallel_run.py")), what, str(out)]
+        processes.append(subprocess.Popen(command, env={**environment, "PYTHONPATH": str(ROOT)}, cwd=ROOT))
+    return [process.wait() for process in processes]
+
+
+def test_a_step_of_two_is_the_step_of_one(tmp_path: Path) -> None:
+    assert launch("step", tmp_path / "one", size=1) == [0]
+    assert launch("step", tmp_path / "two", size=2) == [0, 0]
+    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert "alphas.cell" in one
+    for name, gradient in one.items():
+        assert torch.allclose(two[name], gradient, rtol=1e-9, atol=1e-12), name
+
+
+def test_all_processes_come_to_the_same(tmp_path: Path) -> None:
+    assert launch("alike", tmp_path / "out", size=2) == [0, 0]
+    first, second = (json.loads((tmp_path / f"out.{rank}").read_text()) for rank in (0, 1))
+    assert first == second
+
+
+def test_one_leads_and_the_other_follows(tmp_path: Path) -> None:
+    assert launch("pipeline", tmp_path / "out", size=2) == [0, 0]
+    assert json.loads((tmp_path / "out").read_text())["steps"] > 0
+
+
+def test_who_is_left_behind_says_so(tmp_path: Path) -> None:
+    codes = launch("killed", tmp_path / "out", size=2)
+    assert codes[1] == -9
+    assert codes[0] == 3
+    assert "does not answer" in (tmp_path / "out").read_text()
+
+
+def test_alone_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as ranks:
+        assert type(ranks) is type(current_ranks()) is Ranks
+        assert (ranks.rank, ranks.size, ranks.any_wants(flag=True), ranks.least(3)) == (0, 1, True, 3)
+        ranks.check("darts-2nd", 2)
+
+
+def test_a_group_refuses_what_it_cannot_share() -> None:
+    from search.parallel import _Group
+
+    group = object.__new__(_Group)
+    group.size = 4
+    with pytest.raises(InvalidArgument, match="several processes"):
+        group.check("darts-2nd", 64)
+    with pytest.raises(InvalidArgument, match="at least 8 images"):
+        group.check("darts", 7)
+    group.check("darts", 8)
+
+
+def test_the_loop_of_one_is_what_it_was() -> None:
+    """The same seed, the same bits: joining no group must not shift anything."""
+    recipe = replace(RECIPE, child_epochs=0)
+    first, second = (run_pipeline(tiny_dataset(), tiny_space(), recipe, seed=0, device="cpu") for _ in range(2))
+    assert first.weights == second.weights
