@@ -113,7 +113,7 @@ def compare(source: str, target: str, seed: int, images: int, recipe: Recipe) ->
         "warm_steps": warm_steps,
         "chosen": winner.version or "scratch",
         "taste_steps": started.taste_steps,
-        "epoch_steps": max(recipe.least_epoch_steps, -(-len(dataset.train) // recipe.batch_size)),
+        "epoch_steps": -(-len(dataset.train) // recipe.batch_size),
         "scratch": {**summary(scratch), "cpu_seconds": cold_cpu},
         "warm": {**summary(started), "cpu_seconds": warm_cpu},
         "fixed": {name: fixed_summary(result) for name, result in fixed.items()},
@@ -155,7 +155,7 @@ def fixed_summary(result: FixedResult) -> dict[str, float]:
 def speed_up(row: dict[str, Any]) -> float:
     """Scratch's steps to the goal over the warm ones; 0 where the warm search never got there.
 
-    Who is there before the first step is counted with one epoch: the prototype head costs a pass over the images.
+    Who is there before the first step is counted with one pass over the images, which the prototype head costs.
     """
     least = row["epoch_steps"]
     return 0.0 if row["warm_steps"] is None else max(least, row["scratch_steps"]) / max(least, row["warm_steps"])

@@ -43,6 +43,8 @@ class StreamRow:
     search_steps: int = 0
     taste_steps: int = 0
     child_steps: int = 0
+    pass_steps: int = 0
+    """Steps of one pass over the training images."""
     prepare_seconds: float = 0.0
     """From the dataset in hand to the queued job: sketch, registration, upload."""
     search_seconds: float = 0.0

@@ -42,6 +42,8 @@ from clients.resources import (
 )
 from clients.stream_results import StreamResult, StreamRow
 from clients.streams import Experience, TaskStream
+from search.recipe import Recipe
+from search.spaces import space_from_fields
 
 if TYPE_CHECKING:
     from search.tasks import ImageDataset
@@ -336,6 +338,12 @@ class _Supernets:
         return f"{name[: 73 - 8 - len(family)]}-{family}-{digest[:6]}"
 
 
+def _pass_steps(dataset: ImageDataset, spec: SearchSpec) -> int:
+    """Steps in which a search sees every training image once."""
+    recipe = Recipe.for_space(space_from_fields(spec.search_space)).override(batch_size=spec.batch_size)
+    return max(1, round(len(dataset.train.labels) / recipe.batch_size))
+
+
 def _row(
     experience: Experience,
     dataset: ImageDataset,
@@ -373,6 +381,7 @@ def _row(
         search_steps=cost.search_steps,
         taste_steps=cost.taste_steps,
         child_steps=cost.child_steps,
+        pass_steps=_pass_steps(dataset, job.spec or SearchSpec()),
         search_seconds=cost.search_seconds,
         taste_seconds=cost.taste_seconds,
         child_seconds=cost.child_seconds,

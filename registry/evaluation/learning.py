@@ -70,8 +70,8 @@ class Race:
 def race(row: StreamRow, scratch: StreamRow, *, before: float | None, target_share: float) -> Race:
     """Compare two searches of the same task.
 
-    Whoever is at the target before the first step is counted with one epoch: the prototype head costs a pass over the
-    images. There is no target where scratch has learnt nothing.
+    Whoever is at the target before the first step is counted with one pass over the training images, which is what the
+    prototype head costs, and more. There is no target where scratch has learnt nothing.
 
     Args:
         row: the search in question.
@@ -96,14 +96,15 @@ def race(row: StreamRow, scratch: StreamRow, *, before: float | None, target_sha
     assert goal is not None, "scratch reaches a share of its own best"
     reached = _first(ours, target)
     end = reached or ours[-1]
+    least = scratch.pass_steps or first
     return Race(
         target=target,
-        scratch_steps=max(first, goal.steps),
-        steps=None if reached is None else max(first, reached.steps),
+        scratch_steps=max(least, goal.steps),
+        steps=None if reached is None else max(least, reached.steps),
         observed_steps=ours[-1].steps,
         scratch_seconds=goal.seconds,
         seconds=None if reached is None else reached.seconds,
-        cost_ratio=max(first, end.steps) / max(first, goal.steps),
+        cost_ratio=max(least, end.steps) / max(least, goal.steps),
         censored=reached is None,
         area_gain=area,
     )

@@ -30,6 +30,7 @@ def row(step: int, accuracy: float, curve: tuple[EpochMetrics, ...], **values: o
         "test_accuracy": accuracy,
         "child_test_accuracy": accuracy + 0.05,
         "child_parameters": 1000,
+        "pass_steps": 5,
         "search_steps": 10 * len(curve),
         "prepare_seconds": 0.5,
         "search_seconds": float(len(curve)),

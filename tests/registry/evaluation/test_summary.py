@@ -52,12 +52,12 @@ def test_who_never_arrives_is_censored(summary: Summary) -> None:
     assert second.cost_ratio == 1.0  # at least: it ended after as many steps
 
 
-def test_who_is_there_at_once_is_counted_with_an_epoch() -> None:
+def test_who_is_there_at_once_is_counted_with_one_pass() -> None:
     slow = row(0, 0.5, epochs([0.2, 0.8]))
     tasted = (TasteResult(version="x", steps=(0,), val_accuracies=(0.9,), chosen=True),)
     warm = row(0, 0.5, epochs([0.9]), tastes=tasted)
     compared = race(warm, slow, before=None, target_share=0.95)
-    assert (compared.scratch_steps, compared.steps) == (20, 10)
+    assert (compared.scratch_steps, compared.steps) == (20, 5)
 
 
 def test_nothing_learnt_sets_no_target() -> None:
