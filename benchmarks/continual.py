@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--shuffled", action="store_true", help="also every stream in another order for each seed")
     parser.add_argument("--workers", type=int, default=0, help="runs at the same time; 0 for one a core")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="the shipped tasks' stream, one seed, four policies")
+    parser.add_argument("--quick", action="store_true", help="seven shipped tasks, one seed, four policies")
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("results/continual"))
     parser.add_argument("--json", type=Path)
@@ -61,7 +61,7 @@ def main() -> None:
     shipped = arguments.quick or not (arguments.tasks or SHARED.is_dir())
     tasks = SHIPPED / "tasks" if shipped else arguments.tasks or SHARED
     file = SHIPPED / "streams.json" if shipped else tasks / "streams.json"
-    names = tuple(arguments.streams or (["demo"] if shipped else json.loads(file.read_text())))
+    names = tuple(arguments.streams or (["quick"] if shipped else json.loads(file.read_text())))
     policies = arguments.policies or (QUICK_POLICIES if arguments.quick else DEFAULT_POLICIES)
     plan = Plan(
         tasks=tasks,

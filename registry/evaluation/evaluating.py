@@ -19,7 +19,7 @@ from registry.evaluation.records import Run, Summary
 from registry.evaluation.report import write_report
 from registry.evaluation.runner import Progress, UnitFailed, run_units
 from registry.evaluation.summary import summarise
-from search.errors import InvalidArgument
+from search.errors import NotFound
 from search.spaces import make_space
 
 __all__ = ["evaluate_plan", "report"]
@@ -56,7 +56,7 @@ def report(
     folder = Folder(out)
     units = folder.finished()
     if not units:
-        raise InvalidArgument(
+        raise NotFound(
             f"{out} holds no finished run.", remedy="Run the evaluation first, without --report-only.", field="out"
         )
     runs = [folder.read_run(unit) for unit in units]

@@ -106,7 +106,9 @@ class _Runner:
         failure = None
         log = self._log(unit)
         log.write_text("".join(said), "utf-8")
-        if code != 0 and not self._stopping:
+        if self._stopping:
+            return
+        if code != 0:
             failure = UnitFailed(unit, said[-1].strip() if said else f"It ended with code {code}.", log)
             failures.append(failure)
         self._progress.on_end(unit, failure)
