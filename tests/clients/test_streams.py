@@ -279,3 +279,31 @@ def test_streams_import_neither_torch_nor_grpc() -> None:
     code = "import sys, clients.streams; print(sorted({'torch', 'grpc', 'matplotlib'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_shuffled_stream_is_renumbered_and_expects_the_latest_relative(tasks: Path) -> None:
+    """alpha, beta, alpha again, beta again: in any order, each expects the kin that came last, or nothing."""
+    steps = [{"task": "alpha"}, {"task": "beta"}, {"task": "alpha", "expect": 0}, {"task": "beta", "expect": 1}]
+    stream = TaskStream.from_json(streams_json(tasks, steps), "s", tasks=tasks)
+    orders = set()
+    for seed in range(6):
+        shuffled = stream.shuffled(seed)
+        assert shuffled.name == "s-shuffled"
+        names = [experience.task_name for experience in shuffled]
+        assert sorted(names) == ["alpha", "alpha", "beta", "beta"]
+        assert [experience.current_experience for experience in shuffled] == [0, 1, 2, 3]
+        for position, experience in enumerate(shuffled):
+            earlier = [i for i in range(position) if names[i] == names[position]]
+            assert experience.expect == (earlier[-1] if earlier else None)
+        orders.add(tuple(names))
+    assert len(orders) > 1
+    assert [experience.current_experience for experience in stream] == [0, 1, 2, 3]  # untouched
+
+
+def test_another_draw_has_other_images_where_images_are_drawn(tasks: Path) -> None:
+    steps = [{"task": "alpha"}, {"task": "alpha", "n_train": 2, "seed": 5}]
+    file = streams_json(tasks, steps)
+    first, second = (TaskStream.from_json(file, "s", tasks=tasks, redraw=draw) for draw in (0, 1))
+    assert first[0].dataset.digest == second[0].dataset.digest
+    assert first[1].dataset.digest != second[1].dataset.digest
+    assert first[1].dataset.digest == TaskStream.from_json(file, "s", tasks=tasks)[1].dataset.digest

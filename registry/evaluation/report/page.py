@@ -156,8 +156,9 @@ def _stream_part(
     found = []
     steps = _steps_shown(summary, stream)
     if mine and steps:
+        left_out = len({row.step for run in mine for row in run.result.rows}) > len(steps)
         text = "Best validation accuracy so far against weight updates; mean over seeds, the band from least to most."
-        if len(steps) == _MOST_PANELS:
+        if left_out:
             text += f" The {_MOST_PANELS} tasks whose cost differs most from scratch's."
         found.append(
             draw.picture("Learning curves", text, lambda path: pictures.learning_curves(runs, stream, steps, path))
