@@ -79,7 +79,7 @@ class Recipe:
     taste_candidates: int = 3  # most candidates besides scratch and the generalist; 0 for neither
     taste_finalists: int = 1  # candidates that train a few steps against scratch after the zero-step round
     taste_clear: float = 2.0  # standard errors of paired loss by which a source wins before any step
-    taste_likely: float = 1.0  # the same, by which it wins in the end
+    taste_likely: float = 2.0  # the same, by which it wins in the end
     fine_tune_closing: float = 0.2  # share of it closed before any step, from which on fine-tuning is enough
 
     # Child network

@@ -43,6 +43,7 @@ __all__ = ["Contender", "SearchSetup", "Source", "taste_sources"]
 _LEAST_SKILL = 0.1
 _UNSKILLED = "not tried: its accuracy on its own task is hardly above chance"
 _TIED = 0.5  # standard errors within which two sources are as good as each other
+_EQUAL = 0.02  # nats within which they are, however sure the difference: one may be the other's offspring
 
 
 @dataclass(frozen=True)
@@ -306,13 +307,13 @@ def _compete(scratch: Contender, sources: Sequence[Contender], recipe: Recipe) -
 
 
 def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
-    """Those with the least loss. Among those that so few images cannot tell from the very best the nearer comes first:
-    the distance knows nothing of these images' luck. A generalist, which is not here for its distance, comes last."""
+    """Those with the least loss. Among those that so few images cannot tell from the very best, or that differ from it
+    by next to nothing, the nearer comes first: the distance knows nothing of these images' luck. A generalist, which is not here for its distance, comes last."""
     top = max(contenders, key=lambda contender: contender.evidence.gain_over(contenders[0].evidence)[0])
 
     def order(contender: Contender) -> tuple[bool, bool, float]:
         behind = top.evidence.lead_over(contender.evidence)
-        if behind <= _TIED:
+        if behind <= _TIED or top.evidence.gain_over(contender.evidence)[0] <= _EQUAL:
             return False, contender.generalist, contender.ot_distance
         return True, False, behind
 

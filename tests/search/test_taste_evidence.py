@@ -79,6 +79,14 @@ def test_of_sources_that_the_images_cannot_tell_apart_the_nearer_comes_first(sta
     assert [c.version for c in _best([far, near], 2)] == ["near", "far"]
 
 
+def test_of_sources_that_differ_by_next_to_nothing_the_nearer_comes_first(start):
+    """An offspring may be surely better by a hundredth of a nat; that says nothing."""
+    far = contender(start, "offspring, far", 9.0, [0.50, 0.60, 0.50, 0.60])
+    near = contender(start, "near", 1.0, [0.51, 0.611, 0.51, 0.61])
+    assert far.evidence.lead_over(near.evidence) > 10
+    assert [c.version for c in _best([far, near], 2)] == ["near", "offspring, far"]
+
+
 @pytest.mark.parametrize(
     ("losses", "winner"),
     [
