@@ -308,7 +308,8 @@ def _compete(scratch: Contender, sources: Sequence[Contender], recipe: Recipe) -
 
 def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
     """Those with the least loss. Among those that so few images cannot tell from the very best, or that differ from it
-    by next to nothing, the nearer comes first: the distance knows nothing of these images' luck. A generalist, which is not here for its distance, comes last."""
+    by next to nothing, the nearer comes first: the distance knows nothing of these images' luck. A generalist, which is
+    not here for its distance, comes last."""
     top = max(contenders, key=lambda contender: contender.evidence.gain_over(contenders[0].evidence)[0])
 
     def order(contender: Contender) -> tuple[bool, bool, float]:
