@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from report import Check, finish
+from report import finish
 
 from registry.evaluation.evaluating import evaluate_plan, report
 from registry.evaluation.plan import SHUFFLED, Plan
@@ -77,7 +77,7 @@ def main() -> None:
     finish(
         "continual",
         asdict(summary),
-        [Check(**asdict(check)) for check in checks],
+        checks,
         seeds=plan.seeds,
         arguments={"streams": list(names), "policies": [policy.value for policy in plan.policies]},
         path=arguments.json,

@@ -15,18 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from registry.evaluation.checks import Check
+
 PACKAGES = ["supernet-registry", "torch", "torchvision", "numpy", "POT", "faiss-cpu", "mlflow", "grpcio", "protobuf"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One number that an issue asks for."""
-
-    name: str
-    value: float
-    target: str
-    unit: str
-    passed: bool
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from search.spaces import SearchSpace, make_space
 from search.tasks import ImageDataset, Split
 
-__all__ = ["QUICK", "tiny_dataset", "tiny_space"]
+__all__ = ["QUICK", "tiny_dataset", "tiny_space", "write_tiny_dataset"]
 
 QUICK: dict[str, Any] = {"epochs": 2, "child_epochs": 1, "batch_size": 16, "patience": 99}
 """Options of `submit_search`."""
@@ -28,6 +29,15 @@ def tiny_dataset(seed: int = 0, *, n_classes: int = 2) -> ImageDataset:
 
     names = tuple(f"class {i}" for i in range(n_classes))
     return ImageDataset(name=f"stripes {seed}", train=split(16), val=split(8), test=split(8), class_names=names)
+
+
+def write_tiny_dataset(path: Path, seed: int = 0) -> Path:
+    """The same as an .npz file."""
+    dataset = tiny_dataset(seed)
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    images = {f"x_{name}": split.images for name, split in splits.items()}
+    np.savez(path, **images, **{f"y_{name}": split.labels for name, split in splits.items()})
+    return path
 
 
 def tiny_space() -> SearchSpace:

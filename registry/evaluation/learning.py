@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from clients.resources import Phase
 from clients.stream_results import StreamRow
 from registry.evaluation.metrics import curve_height
+from registry.evaluation.records import Race
 
-__all__ = ["Point", "Race", "race", "search_curve", "zero_step_accuracy"]
+__all__ = ["Point", "race", "search_curve", "zero_step_accuracy"]
 
 _LEAST_LEARNT = 0.1
 """Share of the way from guessing to perfect that a search from scratch must make to set a target."""
@@ -50,21 +50,6 @@ def zero_step_accuracy(row: StreamRow) -> float | None:
     """Validation accuracy of a search from scratch before its first step, where a taste has measured it."""
     scratch = next((taste for taste in row.tastes if not taste.version and taste.steps == (0, *taste.steps[1:])), None)
     return scratch.val_accuracies[0] if scratch is not None and scratch.val_accuracies else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Race:
-    """A search against one from scratch, to scratch's target. Fields as in `Comparison`."""
-
-    target: float | None = None
-    scratch_steps: int | None = None
-    steps: int | None = None
-    observed_steps: int = 0
-    scratch_seconds: float | None = None
-    seconds: float | None = None
-    cost_ratio: float | None = None
-    censored: bool = False
-    area_gain: float | None = None
 
 
 def race(row: StreamRow, scratch: StreamRow, *, before: float | None, target_share: float) -> Race:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from clients.stream_results import StreamResult
 
-__all__ = ["Accumulation", "Comparison", "Interval", "PolicySummary", "Run", "Summary", "TaskSummary"]
+__all__ = ["Accumulation", "Comparison", "Interval", "PolicySummary", "Race", "Run", "Summary", "TaskSummary"]
 
 
 class Interval(NamedTuple):
@@ -38,23 +38,8 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One task of one run against independent training: the scratch run of the same task, draw and seed."""
-
-    stream: str
-    step: int
-    task: str
-    seed: int
-    policy: str
-    stored: int
-    """Versions in the registry when the task came."""
-    related: bool
-    """Whether the stream expects a source, that is a near relative came before."""
-    source: str = ""
-    source_task: str = ""
-    reason: str = ""
-    hit: bool | None = None
-    """Whether the expected source was taken; None where none is expected."""
+class Race:
+    """A search against one from scratch, on the way to scratch's target."""
 
     target: float | None = None
     """Validation accuracy to reach; None where scratch has learnt nothing, and for fixed networks."""
@@ -71,6 +56,26 @@ class Comparison:
     censored: bool = False
     area_gain: float | None = None
     """Mean height of the learning curve over scratch's steps after the first epoch, minus that of scratch's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Race):
+    """One task of one run against independent training: the scratch run of the same task, draw and seed."""
+
+    stream: str
+    step: int
+    task: str
+    seed: int
+    policy: str
+    stored: int
+    """Versions in the registry when the task came."""
+    related: bool
+    """Whether the stream expects a source, that is a near relative came before."""
+    source: str = ""
+    source_task: str = ""
+    reason: str = ""
+    hit: bool | None = None
+    """Whether the expected source was taken; None where none is expected."""
     gain: float = 0.0
     """Final test accuracy of the supernet minus scratch's."""
     child_gain: float = 0.0

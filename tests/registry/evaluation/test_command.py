@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tiny_search import tiny_dataset
+from tiny_search import write_tiny_dataset
 
 ROOT = Path(__file__).parents[3]
 TINY = ["--channels", "4", "--epochs", "1", "--child-epochs", "1", "--batch-size", "16"]
@@ -23,10 +22,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks and no file of streams: the folder is the stream."""
     folder = tmp_path_factory.mktemp("my_tasks")
     for seed, name in enumerate(["one", "two"]):
-        dataset = tiny_dataset(seed)
-        splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-        images = {f"x_{split}": content.images for split, content in splits.items()}
-        np.savez(folder / f"{name}.npz", **images, **{f"y_{s}": content.labels for s, content in splits.items()})
+        write_tiny_dataset(folder / f"{name}.npz", seed)
     return folder
 
 

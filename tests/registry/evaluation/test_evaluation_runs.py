@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tiny_search import tiny_dataset, tiny_space
+from tiny_search import tiny_space, write_tiny_dataset
 
 from clients.resources import DatasetMap
 from registry.evaluation.plan import SHUFFLED, Folder, Plan, Unit
@@ -31,11 +30,7 @@ STEPS = [{"task": "one"}, {"task": "two", "n_train": 12, "n_val": 8, "expect": 0
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     for seed, name in enumerate(["one", "two"]):
-        dataset = tiny_dataset(seed)
-        splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-        images = {f"x_{split}": content.images for split, content in splits.items()}
-        labels = {f"y_{split}": content.labels for split, content in splits.items()}
-        np.savez(folder / f"{name}.npz", **images, **labels)
+        write_tiny_dataset(folder / f"{name}.npz", seed)
     (folder / "streams.json").write_text(json.dumps({"short": STEPS}))
     return folder
 
