@@ -56,6 +56,7 @@ class Plan:
     weight_decay: float
     label_smoothing: float
     search_alphas: bool
+    keep_last: bool = False  # the last epoch is the result, whatever the validation split says of earlier ones
 
 
 class Loop:
@@ -222,7 +223,8 @@ class Loop:
         return score
 
     def note(self, score: Score) -> None:
-        """Keep the network's state if `score`, its own on the validation split, is the best so far.
+        """Keep the network's state if `score`, its own on the validation split, is the best so far, or if the plan wants
+        the last one.
 
         Raises:
             SearchDiverged: the score is no number. BatchNorm can hide weights from the training loss that are too large
@@ -230,7 +232,7 @@ class Loop:
         """
         if not math.isfinite(score.loss):
             raise self._diverged("The validation loss")
-        if score.beats(self.best):
+        if self.plan.keep_last or score.beats(self.best):
             self.best = score
             self._best_tensors = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
             self._best_kept = dict(self.network.kept)

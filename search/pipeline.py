@@ -194,6 +194,7 @@ class _Run:
             phase="CHILD",
             epochs=self.recipe.child_epochs,
             patience=self.recipe.child_epochs,  # its best epochs are the last, when the learning rate has come down
+            keep_last=True,  # ... and a few dozen validation images, asked sixty times, would name a luckier one
             learning_rate=self.recipe.child_learning_rate,
             weight_decay=self.recipe.child_weight_decay,
             label_smoothing=self.recipe.child_label_smoothing,
