@@ -223,7 +223,7 @@ class Loop:
         return score
 
     def note(self, score: Score) -> None:
-        """Keep the network's state if `score`, its own on the validation split, is the best so far, or if the plan wants
+        """Keep the network's state if `score`, its own on the validation split, is the best so far, or the plan keeps
         the last one.
 
         Raises:
