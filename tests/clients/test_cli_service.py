@@ -32,7 +32,7 @@ Cli = Callable[..., SimpleNamespace]
 def test_a_search_tells_version_source_cost_and_accuracies(searched: dict[str, object]) -> None:
     assert searched["version"] == "supernets/bars/versions/1"
     assert searched["source"] == "scratch"
-    assert searched["steps"] == searched["search_steps"] == 3
+    assert searched["steps"] == searched["search_steps"] == 8
     assert searched["seconds"] > 0
     assert 0 <= searched["test_accuracy"] <= 1
     assert 0 <= searched["child_test_accuracy"] <= 1
