@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 
 from registry.evaluation.policies import Policy
-from registry.evaluation.records import Interval, PolicySummary, Summary, TaskSummary
+from registry.evaluation.records import Interval, PolicySummary, Summary
 
 __all__ = ["Check", "checks_of"]
 
@@ -59,23 +60,22 @@ def _safety(registry: PolicySummary) -> Iterator[Check]:
 
 
 def _against_fixed(summary: Summary) -> Iterator[Check]:
-    """Child networks against the fixed network in the same training seconds, task by task."""
+    """Child networks against the fixed network in the same training seconds: by task, paired by seed."""
     for policy, mine in ((Policy.FIXED_COLD, Policy.SCRATCH), (Policy.FIXED_WARM, Policy.REGISTRY)):
-        theirs = {(task.stream, task.step): task for task in summary.tasks if task.policy == policy}
-        ours = [task for task in summary.tasks if task.policy == mine and (task.stream, task.step) in theirs]
-        if not ours:
+        ours = {(c.stream, c.step, c.seed): c for c in summary.comparisons if c.policy == mine}
+        leads: dict[tuple[str, int], list[float]] = {}
+        for theirs in summary.comparisons:
+            key = (theirs.stream, theirs.step, theirs.seed)
+            if theirs.policy == policy and key in ours:
+                leads.setdefault(key[:2], []).append(100 * (ours[key].child_gain - theirs.child_gain))
+        if not leads:
             continue
-        leads = [_lead(task, theirs[task.stream, task.step]) for task in ours]
+        means = [fmean(found) for found in leads.values()]
         how = "from scratch" if mine == Policy.SCRATCH else "warm-started"
-        yield _at_least(f"worst child network against the fixed one, both {how}", min(leads), 0, "points")
-        mean = sum(leads) / len(leads)
-        yield _at_least(f"mean child network over the fixed one, both {how}", mean, 2, "points")
-        level = 100 * sum(lead >= 0 for lead in leads) / len(leads)
+        yield _at_least(f"worst child network against the fixed one, both {how}", min(means), 0, "points")
+        yield _at_least(f"mean child network over the fixed one, both {how}", fmean(means), 2, "points")
+        level = 100 * sum(mean >= 0 for mean in means) / len(means)
         yield _at_least(f"tasks on which the child network is as good, both {how}", level, 90, "%")
-
-
-def _lead(ours: TaskSummary, theirs: TaskSummary) -> float:
-    return 100 * (ours.child_test_accuracy - theirs.child_test_accuracy)
 
 
 def _gains(registry: PolicySummary) -> Iterator[Check]:

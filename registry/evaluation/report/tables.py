@@ -88,7 +88,9 @@ def _policy_row(p: PolicySummary) -> tuple[str, ...]:
 
 def task_table(summary: Summary, stream: str) -> Table:
     """Test accuracy of the child network of every task under every policy, and what the registry saved."""
-    policies = [p.policy for p in summary.policies]
+    present = {t.policy for t in summary.tasks if t.stream == stream}
+    policies = [p.policy for p in summary.policies if p.policy in present]
+    most = max((t.seeds for t in summary.tasks if t.stream == stream), default=0)
     found = {(t.step, t.policy): t for t in summary.tasks if t.stream == stream}
     steps = sorted({step for step, _ in found})
     rows = []
@@ -101,7 +103,7 @@ def task_table(summary: Summary, stream: str) -> Table:
                 named.task + (" *" if named.related else ""),
                 ", ".join(dict.fromkeys(registry.sources)) if registry else "",
                 _speed(registry),
-                *(_cell(found.get((step, policy))) for policy in policies),
+                *(_cell(found.get((step, policy)), most) for policy in policies),
             )
         )
     return Table(columns=("step", "task", "source", "speed-up", *policies), rows=tuple(rows), words=3)
@@ -113,12 +115,13 @@ def _speed(task: TaskSummary | None) -> str:
     return f"{task.speed_up:.1f}×" if task.speed_up else "never"
 
 
-def _cell(task: TaskSummary | None) -> str:
-    """Child network, and the supernet where it is another network."""
+def _cell(task: TaskSummary | None, most: int) -> str:
+    """Child network, and the supernet where it is another network; how many seeds where others have more."""
     if task is None:
         return "–"
     child = f"{100 * task.child_test_accuracy:.1f}"
-    return child if Policy(task.policy).fixed else f"{child} ({100 * task.test_accuracy:.1f})"
+    fewer = f", n = {task.seeds}" if task.seeds < most else ""
+    return child + fewer if Policy(task.policy).fixed else f"{child} ({100 * task.test_accuracy:.1f}){fewer}"
 
 
 def decision_table(run: Run, comparisons: Iterable[Comparison]) -> Table:

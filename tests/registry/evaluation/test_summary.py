@@ -151,3 +151,15 @@ def test_a_summary_is_json(summary: Summary) -> None:
 def test_the_order_of_runs_does_not_matter(summary: Summary) -> None:
     runs: list[Run] = made_up_runs()
     assert summarise(list(reversed(runs)), resamples=50) == summary
+
+
+def test_the_fixed_network_is_compared_on_the_seeds_that_both_have() -> None:
+    """A second seed in which everything is worse, and which the fixed network has not run, changes nothing."""
+    other = made_up_runs(seed=1)[:2]
+    worse = [run(Policy(r.policy), 1, *(replace(row, child_test_accuracy=0.1) for row in r.result.rows)) for r in other]
+    name = "worst child network against the fixed one, both warm-started"
+    found = [
+        next(check.value for check in checks_of(summarise(runs, resamples=20)) if check.name == name)
+        for runs in (made_up_runs(), [*made_up_runs(), *worse])
+    ]
+    assert found[0] == pytest.approx(found[1])
