@@ -131,14 +131,17 @@ class Loop:
         return self._epochs_without_progress >= self.plan.patience
 
     def run_epoch(self) -> Epoch:
-        """Train for one epoch, score it on the validation split, and keep it if it is the best so far.
+        """Train until the next epoch is full, score it on the validation split, and keep it if it is the best so far.
+
+        Steps of a taste belong to the first epoch: a search that the taste decided for scratch is the one it would have
+        been without a taste.
 
         Raises:
             SearchCancelled: `should_stop` said so.
             SearchDiverged: the search diverged again after it had been rolled back.
         """
         began = time.monotonic()
-        train, score = self._with_rollback(lambda: (self._advance(self.steps_per_epoch), self.evaluate()))
+        train, score = self._with_rollback(lambda: (self._advance(self._steps_left()), self.evaluate()))
         self.epoch += 1
         self._note_progress(score)
         genotype = self.network.derive() if self.plan.search_alphas else self.network.genotype
@@ -156,6 +159,10 @@ class Loop:
             learning_rate=self.learning_rate(),
             seconds=time.monotonic() - began,
         )
+
+    def _steps_left(self) -> int:
+        """Steps until the epoch is full; a taste may have made some of them."""
+        return self.steps_per_epoch - self.steps % self.steps_per_epoch
 
     def advance(self, steps: int) -> Score:
         """Make so many weight steps, α steps among them; the mean training loss and accuracy over them.

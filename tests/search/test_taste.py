@@ -135,3 +135,13 @@ def test_a_taste_in_which_everybody_diverges_fails(sources, target):
 
 def search_setup(target: ImageDataset, recipe: Recipe) -> SearchSetup:
     return SearchSetup(SPACE, load_data(target, SPACE, torch.device("cpu")), recipe, 0, lambda: False)
+
+
+def test_a_decision_for_scratch_costs_the_taste_and_nothing_else(sources, target):
+    """The tasted steps are the first of the search: its result is, to the bit, that of a search without candidates."""
+    recipe = replace(RECIPE, taste_clear=1e9, taste_likely=1e9, epochs=2)  # in doubt, and never sure
+    tasted = run_pipeline(target, SPACE, recipe, candidates=[sources["good"]], device="cpu")
+    plain = run_pipeline(target, SPACE, recipe, device="cpu")
+    assert tasted.taste_steps > 0
+    assert tasted.weights == plain.weights
+    assert tasted.genotype == plain.genotype
