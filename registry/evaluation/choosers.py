@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 from uuid import UUID, uuid5
 
+from clients._prepare import space_descriptor
 from clients.registry_client import RegistryClient
 from clients.resources import SourceCandidate
 from clients.stream_results import StreamRow
-from clients.stream_runner import ChooseSource
+from clients.stream_runner import ChooseSource, StreamOptions
 from clients.streams import Experience
 from registry.evaluation.policies import Policy
 from search.errors import SearchFailed
@@ -20,8 +21,13 @@ _NAMESPACE = UUID("6b0c9a4e-4c83-4e0e-8d0b-1c5f0b9c8a55")
 _MOST_CANDIDATES = 100
 
 
-def source_chooser(policy: Policy, client: RegistryClient, seed: int) -> ChooseSource | None:
+def source_chooser(policy: Policy, client: RegistryClient, options: StreamOptions) -> ChooseSource | None:
     """The function that chooses the sources of a policy's stream; None for what the registry decides by itself.
+
+    Args:
+        policy: what to choose.
+        client: of the run's registry.
+        options: those of the run's searches; a generalist is pretrained with the same seed, space and epochs.
 
     Each is a function of the rows so far alone, so that an interrupted stream is continued as it began.
     """
@@ -31,7 +37,7 @@ def source_chooser(policy: Policy, client: RegistryClient, seed: int) -> ChooseS
 
     def at_random(experience: Experience, rows: Sequence[StreamRow]) -> str:
         versions = [row.version for row in rows if row.version]
-        chooser = random.Random(f"{seed} {experience.current_experience}")
+        chooser = random.Random(f"{options.seed} {experience.current_experience}")
         return chooser.choice(versions) if versions else "scratch"
 
     def nearest(experience: Experience, rows: Sequence[StreamRow]) -> str:
@@ -39,7 +45,10 @@ def source_chooser(policy: Policy, client: RegistryClient, seed: int) -> ChooseS
             return "scratch"
         dataset = client.register_dataset(experience.dataset)
         found = client.query_nearest_sources(
-            dataset.name, top_k=_MOST_CANDIDATES, min_index_sequence=dataset.index_sequence
+            dataset.name,
+            top_k=_MOST_CANDIDATES,
+            search_space=space_descriptor(options.space),
+            min_index_sequence=dataset.index_sequence,
         )
         usable = [candidate for candidate in found.candidates if candidate.compatible and not candidate.generalist]
         return min(usable, key=_by_distance).version if usable else "scratch"
@@ -49,7 +58,7 @@ def source_chooser(policy: Policy, client: RegistryClient, seed: int) -> ChooseS
         Policy.FINETUNE_PREVIOUS: previous,
         Policy.NEAREST_ONLY: nearest,
         Policy.RANDOM_SOURCE: at_random,
-        Policy.GENERALIST: _Generalist(client, seed),
+        Policy.GENERALIST: _Generalist(client, options),
     }
     return choosers.get(policy)
 
@@ -61,9 +70,9 @@ def _by_distance(candidate: SourceCandidate) -> float:
 class _Generalist:
     """Pretrains one supernet over all tasks so far, incrementally, and starts every search from it."""
 
-    def __init__(self, client: RegistryClient, seed: int) -> None:
+    def __init__(self, client: RegistryClient, options: StreamOptions) -> None:
         self._client = client
-        self._seed = seed
+        self._options = options
         self._version = ""
         self._learnt: list[str] = []
 
@@ -74,9 +83,17 @@ class _Generalist:
             return done[-1].version if done else "scratch"
         new = [name for name in datasets if name not in self._learnt]
         if new:
-            request = f"{self._seed} {experience.current_experience} {new} {self._version}"
+            options = self._options
+            request = f"{options.seed} {experience.current_experience} {new} {self._version}"
             job = self._client.pretrain_generalist(
-                new, base=self._version, seed=self._seed, request_id=str(uuid5(_NAMESPACE, request))
+                new,
+                space=options.space,
+                base=self._version,
+                epochs=options.epochs,
+                patience=options.patience,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                request_id=str(uuid5(_NAMESPACE, request)),
             )
             job = self._client.wait_search_job(job.name)
             if not job.version:

@@ -69,12 +69,13 @@ def _through_a_service(
     def work(address: str) -> tuple[StreamResult, dict[str, Any]]:
         with RegistryClient(address) as client:
             listener = _Progress(client, folder, unit, stream)
+            options = plan.options(unit.policy, unit.seed)
             result = run_stream(
                 client,
                 stream,
                 stream_name=f"{unit.stream}-{unit.policy}-{unit.seed}",
-                options=plan.options(unit.policy, unit.seed),
-                choose_source=source_chooser(unit.policy, client, unit.seed),
+                options=options,
+                choose_source=source_chooser(unit.policy, client, options),
                 listener=listener,
             )
             points = client.map_datasets()
