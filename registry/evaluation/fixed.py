@@ -92,9 +92,8 @@ def _train(
     source: bytes | None,
     pretrained: Path | None = None,
 ) -> tuple[FixedResult, list[EpochMetrics]]:
-    from search.fixed_network import train_fixed
-
     from search.data import load_data, pick_device
+    from search.fixed_network import train_fixed
     from search.recipe import Recipe
 
     epochs: list[EpochMetrics] = []
