@@ -69,8 +69,9 @@ def main_figure(summary: Summary, path: Path) -> Path:
 
 
 def _cost(task: TaskSummary) -> float:
-    """Its share of scratch's cost; at the right edge where it never got there."""
-    return min(_MOST_COST * 0.96, 1 / task.speed_up) if task.speed_up else _MOST_COST * 0.96
+    """Its share of scratch's cost, within the axis; at the right edge where it never got there."""
+    most = _MOST_COST * 0.96
+    return min(most, max(_LEAST_COST, 1 / task.speed_up)) if task.speed_up else most
 
 
 def _dots(axes: Any, place: int, values: Sequence[tuple[float, bool]]) -> None:
@@ -86,8 +87,8 @@ def _legend(drawn: Any) -> None:
     dot: dict[str, Any] = {"marker": "o", "linestyle": "", "markeredgecolor": WARM, "markersize": 5}
     drawn.legend(
         handles=[
-            Line2D([], [], markerfacecolor=WARM, label="a near relative came before", **dot),
-            Line2D([], [], markerfacecolor="white", label="none did", **dot),
+            Line2D([], [], markerfacecolor=WARM, label="a source is expected", **dot),
+            Line2D([], [], markerfacecolor="white", label="none is", **dot),
             Line2D([], [], color=SCRATCH, label="from scratch"),
         ],
         loc="outside lower center",
