@@ -118,7 +118,8 @@ def write_report(
 _MAIN_TEXT = (
     "Each dot is a task under the policy registry, over all seeds: left the steps that it needed to reach 95 % of the "
     "best validation accuracy of a search from scratch, taste included, as a share of scratch's; right the test "
-    "accuracy of its child network against scratch's. Filled: tasks for which the stream expects a source, a near relative that came before."
+    "accuracy of its child network against scratch's. Filled: tasks for which the stream expects a source, a near "
+    "relative that came before."
 )
 
 
