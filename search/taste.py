@@ -135,7 +135,7 @@ class Contender:
             self._advance(steps)
         except SearchDiverged as error:
             self.failure = error
-            self.verdict = f"out: {error.message}"
+            self.verdict = f"diverged: {error.message}"
 
     def _advance(self, steps: int) -> None:
         self.loop.advance(steps)
@@ -261,7 +261,7 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
         try:
             start = setup.prepare(source.tensors, mode)
         except SearchDiverged as error:  # finite weights may still give infinite losses
-            unusable.append(_not_tried(source, f"out: {error.message}"))
+            unusable.append(_not_tried(source, f"diverged: {error.message}"))
             continue
         setup.choose_schedule(start, fresh)
         sources.append(Contender(source.version, source.ot_distance, start, generalist=source.generalist))
@@ -337,7 +337,7 @@ def _explain(winner: Contender, scratch: Contender, finalists: Sequence[Contende
         comparison = f"{_compared(source, scratch)} {after}"
         source.verdict = f"chosen: {comparison}" if source is winner else f"not clearly better: {comparison}"
     if scratch.failure is not None:
-        winner.verdict = f"chosen: scratch is out, {scratch.failure.message}"
+        winner.verdict = f"chosen: scratch has diverged. {scratch.failure.message}"
     elif winner is scratch:
         scratch.verdict = f"scratch: no source helps {after}; best: {_compared(finalists[0], scratch)}"
     else:

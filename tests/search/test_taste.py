@@ -106,7 +106,7 @@ def test_a_source_that_gives_infinite_losses_is_left_out(sources, target):
     decision = taste(target, [huge, sources["good"]])
     assert decision.source == "good"
     (out,) = [t for t in decision.tastes if t.version == "huge"]
-    assert "infinite" in out.reason
+    assert out.reason.startswith("diverged: ")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_who_diverges_in_the_taste_is_out(sources, target, rates, winner):
     assert decision.source == winner
     assert loop.best is not None
     out = next(t for t in decision.tastes if t.version != winner)
-    assert "infinite" in out.reason
+    assert out.reason.startswith("diverged: ")
     assert not out.chosen
 
 
