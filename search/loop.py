@@ -56,6 +56,7 @@ class Plan:
     weight_decay: float
     label_smoothing: float
     search_alphas: bool
+    start_counts: bool = True  # whether a state from before the end of the first epoch may be the best
     keep_last: bool = False  # the last epoch is the result, whatever the validation split says of earlier ones
 
 
@@ -111,6 +112,7 @@ class Loop:
         self.best: Score | None = None
         self._best_tensors: dict[str, Tensor] = {}
         self._best_kept: Kept = {}
+        self._best_steps: int | None = None  # steps made when it was the network's state; unknown in old checkpoints
         self._drops = 0  # rounds of dropped operations
         self._peak = (_HUGE, -1.0)  # least loss and highest accuracy of all trained epochs
         self._epochs_without_progress = 0
@@ -141,7 +143,7 @@ class Loop:
             SearchDiverged: the search diverged again after it had been rolled back.
         """
         began = time.monotonic()
-        train, score = self._with_rollback(lambda: (self._advance(self._steps_left()), self.evaluate()))
+        train, score = self._with_rollback(self._run_epoch)
         self.epoch += 1
         self._note_progress(score)
         genotype = self.network.derive() if self.plan.search_alphas else self.network.genotype
@@ -159,6 +161,13 @@ class Loop:
             learning_rate=self.learning_rate(),
             seconds=time.monotonic() - began,
         )
+
+    def _run_epoch(self) -> tuple[Score, Score]:
+        """Mean training score over the steps that were left of the epoch, and the validation score after it."""
+        train = self._advance(self._steps_left())
+        if self.epoch == 0 and not self.plan.start_counts:
+            self.best = None
+        return train, self.evaluate()
 
     def _steps_left(self) -> int:
         """Steps until the epoch is full; a taste may have made some of them."""
@@ -241,6 +250,7 @@ class Loop:
             raise self._diverged("The validation loss")
         if self.plan.keep_last or score.beats(self.best):
             self.best = score
+            self._best_steps = self.steps
             self._best_tensors = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
             self._best_kept = dict(self.network.kept)
 
@@ -268,6 +278,11 @@ class Loop:
         self.network.keep(self._best_kept)
         self.network.settle()
         return self.best
+
+    @property
+    def best_is_untrained(self) -> bool:
+        """Whether the best state is the one before any step."""
+        return self.best is not None and self._best_steps == 0
 
     @property
     def share(self) -> float:
@@ -358,6 +373,7 @@ class Loop:
             "best": None if self.best is None else [self.best.loss, self.best.accuracy],
             "best_tensors": self._best_tensors,
             "best_kept": dict(self._best_kept),
+            "best_steps": self._best_steps,
             "peak": list(self._peak),
             "epochs_without_progress": self._epochs_without_progress,
             "rollbacks": self.rollbacks,
@@ -387,6 +403,7 @@ class Loop:
         self.best = None if state["best"] is None else Score(*state["best"])
         self._best_tensors = {name: tensor.to(self.data.device) for name, tensor in state["best_tensors"].items()}
         self._best_kept = {kind: mask.to(self.data.device) for kind, mask in state["best_kept"].items()}
+        self._best_steps = state.get("best_steps")  # for a remark only: not worth refusing an older checkpoint
         self._peak = (state["peak"][0], state["peak"][1])
         self._epochs_without_progress = state["epochs_without_progress"]
         self.rollbacks = state["rollbacks"]

@@ -156,6 +156,11 @@ class _Run:
         if self.child_loop is None:
             self._train(self.loop, "search")
             self.loop.restore_best()
+            if self.loop.best_is_untrained:
+                self.listener.on_message(
+                    "search: no epoch was better on the validation split than the start; the supernet is the source's, "
+                    "with a head for this task."
+                )
 
     def train_child(self) -> None:
         """Derive the child network and train it, unless the recipe wants none."""

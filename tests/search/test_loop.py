@@ -21,7 +21,7 @@ SPACE = tiny_space()
 RECIPE = Recipe.for_space(SPACE).override(batch_size=16, epochs=3)
 
 
-def make_loop(recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, **options) -> Loop:
+def make_loop(recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, start_counts=True, **options) -> Loop:
     data = load_data(dataset or tiny_dataset(), SPACE, CPU)
     network = Network(SPACE, 2, generator=make_generator(0, "net"))
     plan = Plan(
@@ -32,6 +32,7 @@ def make_loop(recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, **op
         weight_decay=recipe.weight_decay,
         label_smoothing=0.0,
         search_alphas=search_alphas,
+        start_counts=start_counts,
     )
     return Loop(network, data, recipe, plan, generator=make_generator(0, "loop"), **options)
 
@@ -96,6 +97,42 @@ def test_the_best_state_is_kept_and_restored():
     loop.run_epoch()
     assert loop.restore_best().accuracy == 1.0
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in loop.network.state_dict().items())
+
+
+PERFECT = Score(-1.0, 1.0)  # nothing can beat it
+
+
+@pytest.mark.parametrize(("start_counts", "kept"), [(True, True), (False, False)])
+def test_where_a_search_starts_from_is_its_best_state_only_if_the_plan_says_so(start_counts, kept):
+    loop = make_loop(start_counts=start_counts)
+    start = snapshot(loop.network)
+    loop.note(PERFECT)
+    loop.advance(1)
+    loop.note(PERFECT)  # as a taste does in the middle of an epoch
+    loop.run_epoch()
+    loop.run_epoch()
+    best = loop.restore_best()
+    assert (best == PERFECT) is kept
+    assert (changed(loop.network, start) == set()) is kept
+
+
+def test_a_rolled_back_first_epoch_forgets_the_start_all_the_same():
+    loop = make_loop(start_counts=False)
+    loop.note(PERFECT)
+    attempts = []
+    evaluate = loop.evaluate
+
+    def diverging_once() -> Score:
+        attempts.append(loop.best)
+        if len(attempts) == 1:
+            raise SearchDiverged("made up")
+        return evaluate()
+
+    loop.evaluate = diverging_once
+    loop.run_epoch()
+    assert attempts == [None, None]
+    assert loop.rollbacks == 1
+    assert loop.best != PERFECT
 
 
 def test_the_search_stops_on_a_plateau():

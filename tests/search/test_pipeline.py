@@ -100,6 +100,36 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(cold):
     assert run(seed=1).weights != cold[0].weights
 
 
+def frozen(**rates) -> Recipe:
+    """Epochs that make everything worse, so that where a search starts from is better than all of them."""
+    return replace(RECIPE, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_norm=0.0, child_epochs=0, **rates)
+
+
+def test_a_search_from_scratch_stores_what_an_epoch_left_even_if_the_start_was_better():
+    """Random features under a prototype head, and an α that has learnt nothing: no source for anybody."""
+    recorder = Recorder()
+    result = run(recorder, recipe=frozen(learning_rate=0.5))
+    start = unpack_checkpoint(recorder.checkpoints[0])["search"]["best"]
+    assert all((e.val_accuracy, -e.val_loss) < (start[1], -start[0]) for e in recorder.epochs), "worse, as intended"
+    assert result.val_accuracy == max(e.val_accuracy for e in recorder.epochs)
+    assert not any("start" in message for message in recorder.messages)
+
+
+def test_a_source_that_no_epoch_improves_is_kept_as_it_came_and_a_message_says_so(candidate):
+    recorder = Recorder()
+    options = {"candidates": [candidate], "taste": False, "recipe": frozen(warm_learning_rate=0.5, learning_rate=0.5)}
+    result = run(recorder, **options)
+    start = unpack_checkpoint(recorder.checkpoints[0])["search"]["best"]
+    assert all((e.val_accuracy, -e.val_loss) < (start[1], -start[0]) for e in recorder.epochs), "worse, as intended"
+    assert result.val_accuracy == start[1]
+    (said,) = [message for message in recorder.messages if "start" in message]
+    assert said.startswith("search: no epoch was better")
+    for checkpoint in (recorder.checkpoints[0], recorder.checkpoints[-1]):
+        again = Recorder()
+        assert timeless(run(again, **options, checkpoint=checkpoint)) == timeless(result)
+        assert said in again.messages
+
+
 def test_the_stored_weights_pass_the_check_and_say_what_they_are(cold):
     result, _ = cold
     for data, kind in ((result.weights, "supernet"), (result.child, "child")):

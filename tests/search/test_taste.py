@@ -60,7 +60,17 @@ def sources() -> dict[str, Candidate]:
     ):
         result = run_pipeline(task("print_latin_lower", 20, **change), SPACE, RECIPE, device="cpu")
         made[name] = Candidate(name, 1.0, result.weights)
+    made["blunt"] = Candidate("blunt", 1.0, blunt(made["good"].weights))
     return made
+
+
+def blunt(weights: bytes) -> bytes:
+    """Every convolution has one filter over and over: hardly any features, under the good source's record."""
+    tensors = load(weights)
+    for name, tensor in tensors.items():
+        if tensor.dim() == 4:
+            tensors[name] = tensor[:1].expand_as(tensor).contiguous()
+    return save(tensors, {"supernet": read_header(weights).metadata["supernet"]})
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +85,9 @@ def test_the_good_source_wins_over_worthless_ones_that_lie_nearer(sources, targe
     assert {t.version for t in decision.tastes} == {"good", "random labels", "permuted", ""}
 
 
-@pytest.mark.parametrize("name", ["random labels", "permuted"])
+@pytest.mark.parametrize("name", ["random labels", "blunt"])
 def test_scratch_wins_over_a_worthless_source(sources, target, name):
+    """Not over the one with permuted pixels: that helps here (test 0.84 against 0.78, the mean of six seeds)."""
     decision = taste(target, [sources[name]])
     assert (decision.source, decision.transfer_mode) == ("", "SCRATCH")
     assert "scratch" in decision.reason
@@ -87,7 +98,7 @@ def test_a_close_race_is_trained_within_the_tastes_share_and_every_step_is_count
     recipe = replace(RECIPE, taste_clear=1e9, taste_likely=1e9)
     decision = taste(target, list(sources.values()), recipe)
     full_search = recipe.epochs * recipe.least_epoch_steps  # more than a pass over so few images takes
-    assert sorted(t.steps for t in decision.tastes if t.steps) == [(0,), (0, 4), (0, 4)]
+    assert sorted(t.steps for t in decision.tastes if t.steps) == [(0,), (0,), (0, 4), (0, 4)]
     assert decision.taste_steps == 8 <= recipe.taste_share * full_search
     assert decision.taste_seconds > 0.0
     assert decision.source == ""
