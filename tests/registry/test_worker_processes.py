@@ -138,7 +138,7 @@ def test_a_killed_workers_generalist_is_resumed_and_finished_by_another(
     follow_until(client, job, in_epoch(2))
     first.kill()
     first.wait()
-    second = processes.worker(address, "--once")
+    second = processes.worker(address)  # it may have to wait until the lease runs out
     ended = client.wait_search_job(job.name)
     assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 2), ended.error
     assert "resumed from a checkpoint" in processes.log(second)
