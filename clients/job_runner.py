@@ -57,6 +57,10 @@ def run_leased_job(
 
     Errors of this project are recorded on the job, not raised. Any other exception is a bug: it is recorded, and raised
     so that the process can be replaced.
+
+    Raises:
+        ProcessLost: searches are run together with other processes here, and one of them is gone. The job is given
+            back, and goes on from its checkpoint when the group has been replaced.
     """
     require_torch()
     with LeaseKeeper(client, lease, should_leave) as keeper:
@@ -68,6 +72,11 @@ def run_leased_job(
         except SearchCancelled as error:
             attempt.stopped(error)
         except SupernetRegistryError as error:
+            from search.parallel import ProcessLost
+
+            if isinstance(error, ProcessLost):
+                attempt.abandon(AbandonOutcome.REQUEUE)
+                raise
             _log.warning("%s failed: %s", job.name, error)
             attempt.abandon(AbandonOutcome.FAILED, JobError(reason=error.reason, message=str(error)))
         except Exception as error:

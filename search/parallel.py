@@ -25,14 +25,18 @@ from torch import Tensor, nn
 
 from search.errors import InvalidArgument, SearchFailed
 
-__all__ = ["Ranks", "alone", "current_ranks", "joined"]
+__all__ = ["ProcessLost", "Ranks", "alone", "current_ranks", "joined"]
 
-_STEP_SECONDS = 600.0
+_STEP = timedelta(minutes=10)
 """A process that does not answer for so long in the middle of a search is taken for dead."""
 _IDLE = timedelta(days=365)
 """Followers wait for the next search for as long as it takes."""
 _EXACT_ALONE = ("darts-2nd", "smooth-darts-adv")
 """Variants whose direction is not linear in the images of a batch: averages over slices are not what they define."""
+
+
+class ProcessLost(SearchFailed):
+    """Another process of the group is gone, or has left the search: nothing can be done together any more."""
 
 
 class Ranks:
@@ -105,8 +109,11 @@ class _Group(Ranks):
         others = [name for name, parameter in network.named_parameters() if id(parameter) not in chosen]
         ignore = nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
         ignore(network, others)  # type: ignore[no-untyped-call]
-        # An operation `none`, or one that was dropped, leaves weights without a gradient.
-        wrapped: nn.Module = _guarded(lambda: nn.parallel.DistributedDataParallel(network, find_unused_parameters=True))
+        # An operation that was dropped leaves weights without a gradient. BatchNorm's buffers are collected anew before
+        # every evaluation, by all alike: nothing is to be broadcast in each step.
+        wrapped: nn.Module = _guarded(
+            lambda: nn.parallel.DistributedDataParallel(network, find_unused_parameters=True, broadcast_buffers=False)
+        )
         return wrapped
 
     def gradients(self, loss: Tensor, weights: Sequence[nn.Parameter], images: int, whole: int) -> list[Tensor | None]:
@@ -196,7 +203,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     """Join the group that `torchrun` describes in the environment, for the length of the block; alone without one.
 
     Raises:
-        SearchFailed: the others do not come.
+        ProcessLost: the others do not come.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield Ranks()
@@ -204,23 +211,23 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     on_cuda = device != "cpu" and torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    seconds = float(os.environ.get("SUPERNET_REGISTRY_STEP_SECONDS", _STEP_SECONDS))
-    _guarded(lambda: dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timedelta(seconds=seconds)))
+    _guarded(lambda: dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_STEP))
     global _control  # noqa: PLW0603 - one per process, as torch's own default group
     _control = dist.new_group(backend="gloo", timeout=_IDLE)  # type: ignore[assignment]  # we are a member of it
-    try:
-        yield current_ranks()
-    finally:
-        _control = None
-        dist.destroy_process_group()
+    yield current_ranks()
+    # Not after an error: saying goodbye to those who are gone may take forever, and this process ends anyway.
+    _control = None
+    dist.destroy_process_group()
 
 
 def _guarded(work: Callable[[], Any]) -> Any:
     """What `work` returns; a process that is gone, or too late, is told as an error of ours."""
     try:
         return work()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # all that torch.distributed raises
-        raise SearchFailed(
+        raise ProcessLost(
             f"Another process of this search does not answer ({str(error).splitlines()[0][:200]}).",
             remedy="See the logs of the other processes; the job goes on from its last checkpoint.",
         ) from error

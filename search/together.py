@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.errors import NotEnoughMemory, SearchCancelled, SearchDiverged
-from search.parallel import Ranks, current_ranks
+from search.errors import SupernetRegistryError
+from search.parallel import ProcessLost, Ranks, current_ranks
 from search.pipeline import run_pipeline
 from search.recipe import Recipe
 from search.results import Candidate, Listener, PipelineResult
@@ -19,8 +20,7 @@ from search.tasks import ImageDataset
 
 __all__ = ["dismiss", "follow", "run_together"]
 
-_AGREED = (SearchCancelled, SearchDiverged, NotEnoughMemory)
-"""What all processes of a group raise together, so that all are ready for the next search."""
+_log = logging.getLogger(__name__)
 
 
 def run_together(
@@ -36,9 +36,8 @@ def run_together(
     """`run_pipeline` here, and in all processes of this one's group, which wait in `follow`. Alone it is just that.
 
     Raises:
-        SearchFailed: another process is gone, or does not answer.
-        SupernetRegistryError: as `run_pipeline`. After other errors than cancelling, divergence and lack of memory the
-            group is out of step, and its processes should end.
+        ProcessLost: another process is gone, or does not answer; this one should end.
+        SupernetRegistryError: as `run_pipeline`, in all processes alike.
     """
     ranks = current_ranks()
     if ranks.size > 1:
@@ -51,15 +50,20 @@ def run_together(
 def follow(ranks: Ranks) -> None:
     """Run what the leader runs, until it dismisses its followers. Results are the leader's to keep.
 
+    A search that fails, fails in all processes alike (a refused recipe, bad weights, a divergence): the leader tells,
+    and the next one may come.
+
     Raises:
-        SearchFailed: the leader is gone, or has left a search.
+        ProcessLost: the leader is gone, or has left a search.
     """
     while message := ranks.receive():
         arguments = _unpack(message)
         try:
             run_pipeline(**arguments)
-        except _AGREED:
-            continue
+        except ProcessLost:
+            raise
+        except SupernetRegistryError as error:
+            _log.info("The search has failed here as at the leader: %s", error)
 
 
 def dismiss(ranks: Ranks) -> None:

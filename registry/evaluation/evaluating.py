@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,11 +20,12 @@ from registry.evaluation.records import Run, Summary
 from registry.evaluation.report import write_report
 from registry.evaluation.runner import Progress, UnitFailed, run_units
 from registry.evaluation.summary import summarise
-from search.errors import NotFound
+from search.errors import NotFound, OptionalDependency
 from search.spaces import make_space
 
 __all__ = ["evaluate_plan", "report"]
 
+_NEEDED = ("torch", "sqlalchemy", "pydantic_settings", "ot", "faiss", "scipy", "matplotlib", "jinja2")
 _PACKAGES = ("supernet-registry", "torch", "POT", "faiss-cpu", "grpcio")
 
 
@@ -31,9 +33,15 @@ def evaluate_plan(plan: Plan, out: Path, *, workers: int = 0) -> list[UnitFailed
     """Run what is missing of a plan; the failures.
 
     Raises:
+        OptionalDependency: a package that runs or report need is not installed.
         InvalidArgument, NotFound, InvalidDataset: a stream cannot be read, or the folder holds another evaluation.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
+    for package in _NEEDED:  # told now, not after hours
+        if find_spec(package) is None:
+            raise OptionalDependency(
+                f"An evaluation needs the package {package!r}.", remedy="pip install 'supernet-registry[all]'"
+            )
     tasks = {}
     for unit in plan.units():  # read every dataset once, so that a bad one is told before the first search
         stream = plan.stream(unit.stream, unit.seed)

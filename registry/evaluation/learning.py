@@ -87,6 +87,7 @@ def race(row: StreamRow, scratch: StreamRow, *, before: float | None, target_sha
         scratch_steps=max(least, goal.steps),
         steps=None if reached is None else max(least, reached.steps),
         observed_steps=ours[-1].steps,
+        observed_seconds=ours[-1].seconds,
         scratch_seconds=goal.seconds,
         seconds=None if reached is None else reached.seconds,
         cost_ratio=max(least, end.steps) / max(least, goal.steps),

@@ -48,6 +48,7 @@ class Race:
     """Until the target, taste included; None if it was never reached."""
     observed_steps: int = 0
     """After which the policy's search ended."""
+    observed_seconds: float = 0.0
     scratch_seconds: float | None = None
     seconds: float | None = None
     """Until the target: preparation, taste and epochs."""

@@ -185,7 +185,11 @@ def _speed_up(comparisons: Sequence[Comparison]) -> float:
 
 
 def _seconds_speed_up(comparisons: Sequence[Comparison]) -> float:
-    ratios = [(c.seconds or c.total_seconds) / c.scratch_seconds for c in comparisons if c.scratch_seconds]
+    ratios = [
+        (c.observed_seconds if c.seconds is None else c.seconds) / c.scratch_seconds
+        for c in comparisons
+        if c.scratch_seconds
+    ]
     return 1 / median_of_censored(ratios, [c.censored for c in comparisons if c.scratch_seconds])
 
 

@@ -95,6 +95,8 @@ class _Progress(StreamListener):
         self.stored_bytes: list[int] = []
 
     def on_row(self, row: StreamRow) -> None:
+        if not row.version:  # it has failed: `run_stream` says why
+            return
         before = self.stored_bytes[-1] if self.stored_bytes else 0
         version = self._client.get_version(row.version)
         child = len(self._client.download_blob(version.child_blob)) if version.child_blob else 0

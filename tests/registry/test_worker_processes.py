@@ -267,18 +267,37 @@ def test_openmp_is_set_up_before_torch_is_imported() -> None:
     assert result.stdout.split() == ["1", "PASSIVE"]
 
 
-def test_two_processes_run_one_search_together(registry_server, connect, processes: Processes) -> None:
-    """As `torchrun --nproc-per-node 2 -m registry.worker` starts them: the first leads, the second follows."""
-    client = connect(registry_server.address)
-    job = client.submit_search(tiny_dataset(), name="together", **QUICK, source="scratch", space=tiny_space())
+def start_group(processes: Processes, address: str, *arguments: str) -> list[subprocess.Popen[bytes]]:
+    """Two workers as `torchrun --nproc-per-node 2 -m registry.worker` starts them: the first leads."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    arguments = ["--address", registry_server.address, "--device", "cpu", "--once"]
-    group = [processes.start("registry.worker", *arguments, RANK=str(rank), **place) for rank in (0, 1)]
+    words = ["--address", address, "--device", "cpu", *arguments]
+    return [processes.start("registry.worker", *words, RANK=str(rank), **place) for rank in (0, 1)]
+
+
+def test_two_processes_run_one_search_together(registry_server, connect, processes: Processes) -> None:
+    client = connect(registry_server.address)
+    job = client.submit_search(tiny_dataset(), name="together", **QUICK, source="scratch", space=tiny_space())
+    group = start_group(processes, registry_server.address, "--once")
     assert [process.wait() for process in group] == [0, 0], processes.log(group[1])
     done = client.get_search_job(job.name)
     assert done.state is JobState.SUCCEEDED, done.error
     assert client.get_version(done.version).child_blob
     assert "on 2 × cpu" in processes.log(group[0])
+
+
+def test_a_group_that_loses_a_process_gives_its_job_back(registry_server, connect, processes: Processes) -> None:
+    """SIGKILL of the follower in mid-search: the leader ends, and a worker alone goes on from the checkpoint."""
+    client = connect(registry_server.address)
+    job = submit(client)
+    leader, follower = start_group(processes, registry_server.address)
+    follow_until(client, job, in_epoch(3))
+    follower.kill()
+    assert leader.wait() != 0
+    assert "does not answer" in processes.log(leader)
+    second = processes.worker(registry_server.address)
+    ended = client.wait_search_job(job.name)
+    assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 2), ended.error
+    assert "resumed from a checkpoint" in processes.log(second)

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_search import tiny_dataset, tiny_space
 
 from search.data import load_data, make_generator
-from search.errors import SearchFailed
+from search.errors import InvalidArgument
 from search.loop import Loop, Plan
-from search.parallel import Ranks, current_ranks, joined
+from search.parallel import ProcessLost, Ranks, current_ranks, joined
 from search.pipeline import Candidate, Listener, run_pipeline
 from search.recipe import Recipe
 from search.supernet import Network
@@ -53,10 +53,14 @@ def one_step(out: Path) -> None:
 
 
 def pipeline(out: Path, ranks: Ranks) -> None:
-    """Two searches led by the first process, the second from the first one's result."""
+    """Three searches led by the first process: one that is refused, one, and one that starts from its result."""
     if ranks.rank:
         follow(ranks)
         return
+    try:  # refused in both alike; the next search finds them ready
+        run_together(tiny_dataset(0), tiny_space(), replace(RECIPE, variant="darts-2nd"), seed=0, device="cpu")
+    except InvalidArgument as error:
+        assert error.field == "variant"
     first = run_together(tiny_dataset(0), tiny_space(), RECIPE, seed=0, device="cpu")
     candidate = Candidate("first", 0.1, first.weights)
     second = run_together(tiny_dataset(1), tiny_space(), RECIPE, seed=0, device="cpu", candidates=[candidate])
@@ -92,7 +96,7 @@ def killed(out: Path, ranks: Ranks) -> None:
 
     try:
         run_pipeline(tiny_dataset(), tiny_space(), RECIPE, seed=0, device="cpu", listener=Kill())
-    except SearchFailed as error:
+    except ProcessLost as error:
         out.write_text(str(error))
         os._exit(3)  # the group is gone: there is nobody left to say goodbye to
 
