@@ -56,6 +56,7 @@ class Plan:
     weight_decay: float
     label_smoothing: float
     search_alphas: bool
+    head_steps: int = 0  # the first steps, in which only the head learns
     start_counts: bool = True  # whether a state from before the end of the first epoch may be the best
     keep_last: bool = False  # the last epoch is the result, whatever the validation split says of earlier ones
 
@@ -314,7 +315,7 @@ class Loop:
 
     def _alpha_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Descend α's gradient; clean images, as they are all that α is judged by."""
-        if self._variant.rests(self):
+        if self._variant.rests(self) or self.steps < self.plan.head_steps:
             return
         images, labels = self._batch(self.data.val, self._val_batches)
         mine = self._ranks.slice(images), self._ranks.slice(labels)
@@ -332,12 +333,23 @@ class Loop:
         with autocast(self.data.device):
             logits = self._forward(images, mixture)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.label_smoothing)
-        _set_gradients(self.weights, self._ranks.gradients(loss, self.weights, len(labels), len(whole[1])))
+        _set_gradients(
+            self.weights, self._of_learners(self._ranks.gradients(loss, self.weights, len(labels), len(whole[1])))
+        )
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         self.weight_optimizer.step()
         hits = (logits.detach().argmax(dim=1) == labels).sum()
         return torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))]).float()
+
+    def _of_learners(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        """Nothing for the weights below the head while the head alone learns; optimisers pass over them."""
+        if self.steps >= self.plan.head_steps:
+            return gradients
+        head = {id(parameter) for parameter in self.network.head.parameters()}
+        return [
+            gradient if id(weight) in head else None for weight, gradient in zip(self.weights, gradients, strict=True)
+        ]
 
     def _batch(self, split: TensorSplit, batches: Batches) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, H, W) and labels (B,)."""

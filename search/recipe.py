@@ -72,6 +72,7 @@ class Recipe:
     max_zoom: float = 0.0  # enlarge or shrink by up to this share
 
     # Transfer
+    head_steps: int = 0  # of a search from a source's weights, in which only the head learns
     entropy_floor: float = 0.5  # α below this mean entropy (1 is uniform) is tempered up to it: peaked α learns nothing
 
     # Taste: short trials of candidates and scratch
@@ -173,6 +174,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "patience": (1, 10_000),
     "batch_size": (2, 65_536),
     "least_epoch_steps": (1, 10_000),
+    "head_steps": (0, 1_000_000),
     "learning_rate": (0.0, 10.0),
     "warm_learning_rate": (0.0, 10.0),
     "rollback_factor": (0.0, 1.0),

@@ -229,6 +229,7 @@ class SearchSetup:
             weight_decay=recipe.weight_decay,
             label_smoothing=recipe.label_smoothing,
             search_alphas=True,
+            head_steps=recipe.head_steps if warm else 0,
             start_counts=warm,  # random features under a prototype head, and an α that knows nothing, are no result
         )
         return Loop(

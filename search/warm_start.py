@@ -4,7 +4,7 @@ Everything but the head fits tensor by tensor, because the spaces are the same o
 size (`search.mapping`); a tensor that is missing, surplus or of another shape is an error, never a silent partial load.
 The head is new, since the classes are: it is computed in closed form from the features of the target's training images,
 so that the very first step already descends from a useful classifier instead of destroying the backbone with a random
-head's gradients.
+head's gradients. The other ways to begin it are here to be compared (`benchmarks/transfer_choices.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ from search.prototypes import PrototypeHead, prototype_head
 from search.recipe import Recipe
 from search.supernet import Network, alpha_entropy
 
-__all__ = ["MODES", "TransferReport", "carries_alphas", "carries_weights", "fit_head", "temper", "transfer"]
+__all__ = [
+    "MODES",
+    "TransferReport",
+    "carries_alphas",
+    "carries_weights",
+    "couple_head",
+    "fit_head",
+    "perturb",
+    "temper",
+    "transfer",
+]
 
 MODES = ("WEIGHTS_AND_ALPHAS", "ALPHAS_ONLY", "WEIGHTS_ONLY", "SCRATCH")
 
@@ -88,6 +98,53 @@ def _check_tensors(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> N
             field="weights",
             metadata={"tensors": str(len(wrong))},
         )
+
+
+@torch.no_grad()
+def perturb(network: Network, fresh: Network, kept: float) -> None:
+    """Shrink and perturb (Ash & Adams 2020, arXiv:1910.08475): every weight w becomes kept · w + (1 - kept) · w₀.
+
+    w₀ is a fresh initialisation, whose scale is every layer's own. A network that was trained to the end learns a new
+    task worse than a fresh one, though it begins better; halfway back it still begins better, and can learn. α, β, the
+    head and BatchNorm's statistics, which are measured anew, are left alone.
+
+    Args:
+        network: has its source's weights.
+        fresh: a network of the same space.
+        kept: share of the source, from 0 to 1.
+    """
+    theirs = dict(fresh.named_parameters())
+    for name, weight in network.named_parameters():
+        if not name.startswith((_HEAD, *_ARCHITECTURE)):
+            weight.copy_(torch.lerp(theirs[name], weight, kept))
+
+
+@torch.no_grad()
+def couple_head(network: Network, source: Mapping[str, Tensor], coupling: Tensor) -> None:
+    """Begin the head with the source's, through the class coupling of the datasets' transport plan.
+
+    A class begins with the rows of the source's classes, weighed by the share of its mass that comes from each.
+
+    Args:
+        network: K classes.
+        source: tensors of a supernet with L classes.
+        coupling: (K, L) masses; no row may be empty.
+
+    Raises:
+        InvalidArgument: the coupling is of other classes, or a class has no mass.
+    """
+    weight, bias = source[f"{_HEAD}weight"], source[f"{_HEAD}bias"]
+    mass = coupling.to(weight)
+    if mass.shape != (network.n_classes, len(weight)) or not bool((mass.sum(dim=1) > 0.0).all()):
+        raise InvalidArgument(
+            f"A class coupling of shape {tuple(mass.shape)} does not lead from {len(weight)} classes of the source to "
+            f"{network.n_classes} of the target.",
+            remedy="Give the coupling of these two datasets, the target's classes in rows.",
+            field="class_coupling",
+        )
+    shares = mass / mass.sum(dim=1, keepdim=True)
+    network.head.weight.copy_(shares @ weight)
+    network.head.bias.copy_(shares @ bias)
 
 
 @torch.no_grad()

@@ -21,7 +21,9 @@ SPACE = tiny_space()
 RECIPE = Recipe.for_space(SPACE).override(batch_size=16, epochs=3)
 
 
-def make_loop(recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, start_counts=True, **options) -> Loop:
+def make_loop(
+    recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, start_counts=True, head_steps=0, **options
+) -> Loop:
     data = load_data(dataset or tiny_dataset(), SPACE, CPU)
     network = Network(SPACE, 2, generator=make_generator(0, "net"))
     plan = Plan(
@@ -32,6 +34,7 @@ def make_loop(recipe: Recipe = RECIPE, *, dataset=None, search_alphas=True, star
         weight_decay=recipe.weight_decay,
         label_smoothing=0.0,
         search_alphas=search_alphas,
+        head_steps=head_steps,
         start_counts=start_counts,
     )
     return Loop(network, data, recipe, plan, generator=make_generator(0, "loop"), **options)
@@ -61,6 +64,15 @@ def test_a_weight_step_changes_every_weight_but_not_alpha():
     loop._weight_step()  # the first leaves what begins with a zero gradient, such as shifts before a ReLU
     assert changed(loop.network, before) == set(before) - {"alphas.cell"}
     assert loop.network.alphas["cell"].grad is None
+
+
+def test_at_first_only_the_head_learns_if_the_plan_says_so():
+    loop = make_loop(head_steps=2)
+    before = snapshot(loop.network)
+    loop.advance(2)
+    assert changed(loop.network, before) == {"head.weight", "head.bias"}
+    loop.advance(1)
+    assert changed(loop.network, before) >= {"alphas.cell", "stem.0.weight", "head.weight"}
 
 
 def test_alpha_steps_come_as_often_as_the_recipe_says():

@@ -14,7 +14,7 @@ from search.prototypes import prototype_head
 from search.recipe import Recipe
 from search.spaces import make_space
 from search.supernet import Network, alpha_entropy
-from search.warm_start import MODES, carries_alphas, carries_weights, fit_head, temper, transfer
+from search.warm_start import MODES, carries_alphas, carries_weights, couple_head, fit_head, perturb, temper, transfer
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACE = make_space(channels=4)
@@ -68,6 +68,36 @@ def test_a_source_that_lacks_a_tensor_or_has_another_shape_is_never_loaded_in_pa
 def test_an_unknown_mode_is_refused():
     with pytest.raises(InvalidArgument):
         transfer(make_network(1), make_network(2).state_dict(), "EVERYTHING")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.6, 1.0])
+def test_every_weight_is_moved_towards_a_fresh_one_and_nothing_else_is(kept):
+    network, fresh = make_network(1), make_network(2)
+    before, theirs = ({k: v.clone() for k, v in n.state_dict().items()} for n in (network, fresh))
+    perturb(network, fresh, kept)
+    moved = {name for name, _ in network.named_parameters() if not name.startswith(("head.", "alphas."))}
+    for name, tensor in network.state_dict().items():
+        wanted = kept * before[name] + (1.0 - kept) * theirs[name] if name in moved else before[name]
+        torch.testing.assert_close(tensor, wanted)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in fresh.state_dict().items())
+
+
+def test_a_coupled_head_answers_for_a_class_as_the_source_does_for_its_counterparts():
+    source, target = make_network(1, n_classes=3), make_network(2, n_classes=2)
+    transfer(target, source.state_dict(), "WEIGHTS_AND_ALPHAS")
+    couple_head(target, source.state_dict(), torch.tensor([[0.0, 0.0, 0.5], [0.1, 0.3, 0.0]], dtype=torch.float64))
+    images = torch.randn(4, 3, 16, 16)
+    theirs, ours = source(images), target(images)
+    torch.testing.assert_close(ours, torch.stack([theirs[:, 2], 0.25 * theirs[:, 0] + 0.75 * theirs[:, 1]], dim=1))
+
+
+@pytest.mark.parametrize("coupling", [torch.ones(3, 3), torch.ones(2, 2), torch.tensor([[1.0, 0, 0], [0, 0, 0]])])
+def test_a_coupling_of_other_classes_or_without_mass_is_refused(coupling):
+    source, target = make_network(1, n_classes=3), make_network(2, n_classes=2)
+    before = target.head.weight.clone()
+    with pytest.raises(InvalidArgument):
+        couple_head(target, source.state_dict(), coupling)
+    assert torch.equal(target.head.weight, before)
 
 
 def test_peaked_alpha_is_tempered_to_the_floor_and_keeps_its_order():
