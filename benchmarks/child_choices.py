@@ -1,20 +1,24 @@
-"""Child networks: the last epoch or the best one, and what the derived architecture is worth.
+"""Child networks: how long and how they are trained, and what the derived architecture is worth.
 
-    python benchmarks/child_choices.py [--tasks FOLDER] [--seeds 2] [--quick] [--json FILE]
+    python benchmarks/child_choices.py [--tasks FOLDER] [--seeds 2] [--jobs 2] [--quick] [--json FILE]
 
 Each task is searched once from scratch, in the default space with the default recipe; its child networks differ in one
 choice and inherit from the same supernet. They are judged on images that were kept out of the draw (of the training
 split, at most 600), so that a choice made here has seen no test image. `best` is the epoch with the best validation
-accuracy, `last` the last one, both of the derived architecture; the others are the last epochs of fixed architectures.
+accuracy, `last` the last one, both of the derived architecture; the others are the last epochs under another recipe, of
+the architecture derived without some operations, and of fixed architectures.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
 import os
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,10 @@ TASKS = [
     ("fashion_tops_twin", 12, 5),
     ("texture3", 10, 3),
     ("emoji_food", 8, 3),
+    ("emoji_animals", 8, 3),
+    ("print_thai", 6, 3),
+    ("trash_grey", 20, 6),
+    ("omni_tagalog", 6, 2),
 ]
 """Task, images a class for training, for validation; those that the folder lacks are left out."""
 FIXED = {
@@ -57,6 +65,12 @@ FIXED = {
 MOST_HELD_OUT = 600
 SPACE = make_space()
 RECIPE = Recipe.for_space(SPACE)
+RECIPES = {
+    "half the epochs": replace(RECIPE, child_epochs=RECIPE.child_epochs // 2),
+    "learning rate × 0.4": replace(RECIPE, child_learning_rate=0.4 * RECIPE.child_learning_rate),
+    "weight decay × 5": replace(RECIPE, child_weight_decay=5 * RECIPE.child_weight_decay),
+}
+BANNED = {"no skip": ["skip_connect"], "convolutions only": ["skip_connect", "avg_pool_3x3", "max_pool_3x3"]}
 
 
 def held_out(task: ImageDataset, n_train: int, n_val: int, seed: int) -> ImageDataset:
@@ -77,25 +91,37 @@ def search(data: Data, seed: int) -> Network:
     return loop.network
 
 
-def train_child(supernet: Network, genotype: Genotype, data: Data, seed: int) -> dict[str, float]:
+def train_child(
+    supernet: Network, genotype: Genotype, data: Data, seed: int, recipe: Recipe = RECIPE
+) -> dict[str, float]:
     """Accuracy on the held-out images after the last epoch and after the best one."""
     generator = make_generator(seed, "child-network")
-    child = derive_child(supernet, genotype, data, RECIPE, generator=generator)
+    child = derive_child(supernet, genotype, data, recipe, generator=generator)
     plan = Plan(
         phase="CHILD",
-        epochs=RECIPE.child_epochs,
-        patience=RECIPE.child_epochs,
-        learning_rate=RECIPE.child_learning_rate,
-        weight_decay=RECIPE.child_weight_decay,
-        label_smoothing=RECIPE.child_label_smoothing,
+        epochs=recipe.child_epochs,
+        patience=recipe.child_epochs,
+        learning_rate=recipe.child_learning_rate,
+        weight_decay=recipe.child_weight_decay,
+        label_smoothing=recipe.child_label_smoothing,
         search_alphas=False,
     )
-    loop = Loop(child, data, RECIPE, plan, generator=make_generator(seed, "child"))
+    loop = Loop(child, data, recipe, plan, generator=make_generator(seed, "child"))
     while not loop.finished:
         loop.run_epoch()
     last = copy.deepcopy(child)
     loop.restore_best()
     return {"last": judge(last, data), "best": judge(child, data)}
+
+
+def derive_without(supernet: Network, banned: list[str]) -> Genotype:
+    """The architecture with the largest α among the other operations."""
+    supernet = copy.deepcopy(supernet)
+    columns = [family_of(SPACE).operations.index(operation) for operation in banned]
+    with torch.no_grad():
+        for alphas in supernet.alphas.values():
+            alphas[:, columns] = -1e9
+    return supernet.derive()
 
 
 def judge(network: Network, data: Data) -> float:
@@ -105,16 +131,23 @@ def judge(network: Network, data: Data) -> float:
     return score.accuracy
 
 
-def compare(path: Path, n_train: int, n_val: int, seed: int) -> dict[str, Any]:
+def compare(folder: Path, entry: tuple[str, int, int], seed: int) -> dict[str, Any]:
     """One task, one seed: a row of figures."""
-    data = load_data(held_out(load_dataset(path), n_train, n_val, seed), SPACE, torch.device("cpu"))
+    torch.set_num_threads(1)
+    name, n_train, n_val = entry
+    dataset = held_out(load_dataset(folder / f"{name}.npz"), n_train, n_val, seed)
+    data = load_data(dataset, SPACE, torch.device("cpu"))
     supernet = search(data, seed)
     family = family_of(SPACE)
     derived = supernet.derive()
-    row: dict[str, Any] = {"task": path.stem, "seed": seed, "genotype": family.format_genotype(derived)}
+    row: dict[str, Any] = {"task": name, "seed": seed, "genotype": family.format_genotype(derived)}
     row.update(train_child(supernet, derived, data, seed))
-    for name, text in FIXED.items():
-        row[name] = train_child(supernet, family.parse_genotype(SPACE, text), data, seed)["last"]
+    for arm, recipe in RECIPES.items():
+        row[arm] = train_child(supernet, derived, data, seed, recipe)["last"]
+    for arm, banned in BANNED.items():
+        row[arm] = train_child(supernet, derive_without(supernet, banned), data, seed)["last"]
+    for arm, text in FIXED.items():
+        row[arm] = train_child(supernet, family.parse_genotype(SPACE, text), data, seed)["last"]
     return row
 
 
@@ -123,26 +156,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=Path, default=SHIPPED)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--quick", action="store_true", help="one task, one seed")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    known = [(arguments.tasks / f"{name}.npz", train, val) for name, train, val in TASKS]
-    tasks = [entry for entry in known if entry[0].exists()][: 1 if arguments.quick else None]
+    tasks = [entry for entry in TASKS if (arguments.tasks / f"{entry[0]}.npz").exists()]
+    tasks = tasks[: 1 if arguments.quick else None]
     seeds = range(1 if arguments.quick else arguments.seeds)
+    jobs = [(entry, seed) for entry in tasks for seed in seeds]
     rows = []
-    for path, n_train, n_val in tasks:
-        for seed in seeds:
-            rows.append(compare(path, n_train, n_val, seed))
-            print({name: f"{100 * v:.1f}" if isinstance(v, float) else v for name, v in rows[-1].items()}, flush=True)
-    arms = ["best", "last", *FIXED]
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(partial(compare, arguments.tasks), *zip(*jobs, strict=True)):
+            rows.append(row)
+            print({name: f"{100 * v:.1f}" if isinstance(v, float) else v for name, v in row.items()}, flush=True)
+    arms = ["last", "best", *RECIPES, *BANNED, *FIXED]
     names = dict.fromkeys(row["task"] for row in rows)
     lines = [[task, *(points([r[arm] for r in rows if r["task"] == task]) for arm in arms)] for task in names]
     lines.append(["mean", *(points([row[arm] for row in rows]) for arm in arms)])
     print_table("accuracy of child networks on held-out images, mean over seeds", ["task", *arms], lines)
-    gains = [100 * (row["last"] - row["best"]) for row in rows]
-    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-    print(f"last − best: {statistics.fmean(gains):+.2f} ± {error:.2f} points (standard error, n = {len(gains)})")
+    for arm in arms[1:]:
+        gains = [100 * (row[arm] - row["last"]) for row in rows]
+        error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+        print(f"{arm} − last: {statistics.fmean(gains):+.2f} ± {error:.2f} points (standard error, n = {len(gains)})")
     finish(
         "child_choices",
         rows,

@@ -214,7 +214,7 @@ _SMALL = Recipe(
 """For a few hundred small images on a CPU."""
 
 _RECIPES = {
-    "compact": replace(_SMALL, child_epochs=60, least_epoch_steps=8),
+    "compact": replace(_SMALL, child_epochs=120, least_epoch_steps=8),
     "nas-bench-201": _SMALL,
     "darts": Recipe(),
 }
