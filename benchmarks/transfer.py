@@ -146,7 +146,7 @@ def compare(job: Job) -> Row:
         "warm_steps": warm_steps,
         "chosen": winner.version or "scratch",
         "taste_steps": started.taste_steps,
-        "epoch_steps": max(recipe.least_epoch_steps, -(-len(dataset.train) // recipe.batch_size)),
+        "pass_steps": -(-len(dataset.train) // recipe.batch_size),
         "scratch": {**summary(scratch), "cpu_seconds": cold_cpu},
         "warm": {**summary(started), "cpu_seconds": warm_cpu},
         "fixed": {name: fixed_summary(result) for name, result in fixed.items()},
@@ -190,7 +190,7 @@ def speed_up(row: Row) -> float:
 
     Who is there before the first step is counted with one pass over the images, which the prototype head costs.
     """
-    least = row["epoch_steps"]
+    least = row["pass_steps"]
     return 0.0 if row["warm_steps"] is None else max(least, row["scratch_steps"]) / max(least, row["warm_steps"])
 
 

@@ -32,6 +32,7 @@ import torch
 from child_choices import held_out
 from report import finish, print_table
 from torch import Tensor
+from warm_starts import couple_head, perturb
 
 from search.child import derive_child
 from search.data import Data, load_data, make_generator
@@ -43,7 +44,6 @@ from search.spaces import make_space
 from search.supernet import Network
 from search.tasks import Derivation, ImageDataset, derive, load_dataset
 from search.taste import SearchSetup, Start
-from search.warm_start import couple_head, perturb
 
 SHIPPED = Path(__file__).parents[1] / "examples" / "tasks"
 SHARED = Path(__file__).parents[2] / "shared" / "tasks"
@@ -128,11 +128,6 @@ def random_head(cell: Cell) -> Loop:
     return _with_head(cell.start().loop, lambda _: fresh.head.state_dict())
 
 
-def soft_head(cell: Cell) -> Loop:
-    """Prototypes, a third as sure of themselves."""
-    return _with_head(cell.start().loop, lambda network: _scaled_head(network, 0.3))
-
-
 def source_head(cell: Cell) -> Loop:
     """The source's own rows, through the class coupling."""
 
@@ -143,19 +138,12 @@ def source_head(cell: Cell) -> Loop:
     return _with_head(cell.start().loop, coupled)
 
 
-def full_schedule(cell: Cell) -> Loop:
-    """The schedule of a search from scratch for everybody."""
-    loop = cell.start().loop
-    loop.replan(epochs=RECIPE.epochs, learning_rate=RECIPE.learning_rate)
-    return loop
+def scratch_with(**values: Any) -> Callable[[Cell], Loop]:
+    """From scratch, with other settings."""
+    return lambda cell: replace(cell.setup, recipe=replace(RECIPE, **values)).prepare(None, "SCRATCH").loop
 
 
-def short_schedule(cell: Cell) -> Loop:
-    """The schedule of a fine-tuning for everybody."""
-    return cell.setup.prepare(cell.source, "WEIGHTS_AND_ALPHAS").loop
-
-
-def shrunk(kept: float, head_scale: float = 1.0) -> Callable[[Cell], Loop]:
+def shrunk(kept: float) -> Callable[[Cell], Loop]:
     """Shrink and perturb, on the schedule that the untouched source would have."""
 
     def begin(cell: Cell) -> Loop:
@@ -163,7 +151,7 @@ def shrunk(kept: float, head_scale: float = 1.0) -> Callable[[Cell], Loop]:
         mixed = _mixed(cell, kept)
         loop = cell.setup.prepare(mixed, "WEIGHTS_AND_ALPHAS").loop
         loop.replan(epochs=plan.epochs, learning_rate=plan.learning_rate)
-        return _with_head(loop, lambda network: _scaled_head(network, head_scale))
+        return loop
 
     return begin
 
@@ -175,10 +163,6 @@ def _mixed(cell: Cell, kept: float) -> dict[str, Tensor]:
     network.load_state_dict(cell.source)
     perturb(network, Network(SPACE, n_classes, generator=make_generator(cell.setup.seed, "perturb")), kept)
     return dict(network.state_dict())
-
-
-def _scaled_head(network: Network, scale: float) -> dict[str, Tensor]:
-    return {name: scale * value for name, value in network.head.state_dict().items()}
 
 
 def _with_head(loop: Loop, make: Callable[[Network], Mapping[str, Tensor]]) -> Loop:
@@ -194,18 +178,21 @@ ARMS: dict[str, Callable[[Cell], Loop]] = {
     "weights only": with_mode("WEIGHTS_ONLY"),
     "α only": with_mode("ALPHAS_ONLY"),
     "random head": random_head,
-    "prototypes × 0.3": soft_head,
+    "prototypes at full strength": with_recipe(head_scale=1.0),
+    "prototypes × 0.1": with_recipe(head_scale=0.1),
     "source head by coupling": source_head,
     "head alone for an epoch": with_recipe(head_steps=8),
     "α tempered to 0.99": with_recipe(entropy_floor=0.99),
     "warm rate × 0.5": with_recipe(warm_learning_rate=RECIPE.warm_learning_rate / 2),
     "warm rate × 2": with_recipe(warm_learning_rate=RECIPE.warm_learning_rate * 2),
-    "always the full schedule": full_schedule,
-    "always fine-tuning": short_schedule,
+    "fine-tuning from a fifth closed": with_recipe(fine_tune_closing=0.2),
+    "always the full schedule": with_recipe(fine_tune_closing=9.0),
+    "always fine-tuning": with_recipe(fine_tune_closing=-9.0),
     "shrink to 0.8": shrunk(0.8),
     "shrink to 0.6": shrunk(0.6),
     "shrink to 0.4": shrunk(0.4),
-    "shrink to 0.6, prototypes × 0.3": shrunk(0.6, head_scale=0.3),
+    "scratch, prototypes at full strength": scratch_with(head_scale=1.0),
+    "scratch, prototypes × 0.1": scratch_with(head_scale=0.1),
 }
 
 

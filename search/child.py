@@ -23,7 +23,7 @@ from search.recipe import Recipe
 from search.serialization import discrete_network, load_weights
 from search.spaces import Genotype
 from search.supernet import Network
-from search.warm_start import fit_head
+from search.warm_start import fit_head, soften_head
 
 __all__ = ["Child", "count_parameters", "derive_child", "inherit", "load_child", "make_child"]
 
@@ -39,9 +39,7 @@ def derive_child(
     if child.space.channels == supernet.space.channels:
         inherit(child, supernet.state_dict())
     fit_head(child, data, recipe)
-    with torch.no_grad():
-        for parameter in child.head.parameters():
-            parameter.mul_(recipe.child_head_scale)
+    soften_head(child, recipe.child_head_scale)
     return child
 
 

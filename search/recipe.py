@@ -71,7 +71,8 @@ class Recipe:
     max_rotation_degrees: float = 0.0  # rotate by up to so much either way
     max_zoom: float = 0.0  # enlarge or shrink by up to this share
 
-    # Transfer
+    # Start and transfer
+    head_scale: float = 1.0  # of the prototype head that a search starts with, once it has been judged
     head_steps: int = 0  # of a search from a source's weights, in which only the head learns
     entropy_floor: float = 0.5  # α below this mean entropy (1 is uniform) is tempered up to it: peaked α learns nothing
 
@@ -81,7 +82,7 @@ class Recipe:
     taste_finalists: int = 1  # candidates that train a few steps against scratch after the zero-step round
     taste_clear: float = 2.0  # standard errors of paired loss by which a source wins before any step
     taste_likely: float = 2.0  # the same, by which it wins in the end
-    fine_tune_closing: float = 0.2  # share of it closed before any step, from which on fine-tuning is enough
+    fine_tune_closing: float = 0.4  # of scratch's error, before any step: the share from which fine-tuning is enough
 
     # Child network
     derivation: Literal["argmax", "perturbation"] = "argmax"  # the largest α, or DARTS-PT's selection by trial
@@ -174,6 +175,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "patience": (1, 10_000),
     "batch_size": (2, 65_536),
     "least_epoch_steps": (1, 10_000),
+    "head_scale": (0.0, 1.0),
     "head_steps": (0, 1_000_000),
     "learning_rate": (0.0, 10.0),
     "warm_learning_rate": (0.0, 10.0),
@@ -214,7 +216,7 @@ _SMALL = Recipe(
 """For a few hundred small images on a CPU."""
 
 _RECIPES = {
-    "compact": replace(_SMALL, child_epochs=120, least_epoch_steps=8),
+    "compact": replace(_SMALL, child_epochs=120, least_epoch_steps=8, head_scale=0.3),
     "nas-bench-201": _SMALL,
     "darts": Recipe(),
 }

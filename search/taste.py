@@ -36,7 +36,7 @@ from search.recipe import Recipe
 from search.results import Decision, Taste
 from search.spaces import SearchSpace
 from search.supernet import Network
-from search.warm_start import carries_weights, fit_head, temper, transfer
+from search.warm_start import carries_weights, fit_head, soften_head, temper, transfer
 
 __all__ = ["Contender", "SearchSetup", "Source", "taste_sources"]
 
@@ -183,7 +183,10 @@ class SearchSetup:
     say: Callable[[str], None] = lambda _: None
 
     def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Start:
-        """A loop ready for its first step: fresh or transferred network, head computed from prototypes."""
+        """A loop ready for its first step: fresh or transferred network, head computed from prototypes.
+
+        It is judged with that head, and trained with a softer one.
+        """
         network = self._fresh_network()
         if source is not None:
             transfer(network, source, mode)
@@ -193,14 +196,15 @@ class SearchSetup:
         logits, labels = collect_logits(loop.network, self.data, self.data.val, self.recipe)
         loop.network.set_norm_mode("train")
         loop.note(score_logits(logits, labels))
+        soften_head(loop.network, self.recipe.head_scale)
         return Start(loop, Evidence.of((head.held_out_logits, head.held_out_labels), (logits.cpu(), labels.cpu())))
 
     def choose_schedule(self, start: Start, scratch: Start) -> None:
         """Give a source's loop the full schedule of a search from scratch, unless fine-tuning is enough for it.
 
         A source that knows the target already beats scratch clearly before any step, when both have nothing but their
-        prototype heads. One that does not is only an initialisation, and cutting its search short would hurt: 6
-        gentle epochs from a faint relative left a task at 43% which 14 from scratch bring to 81%.
+        prototype heads. One that does not is only an initialisation, and cutting its search short would hurt: see
+        "Transfer choices" in docs/benchmarks.md.
         """
         theirs = scratch.evidence.accuracy
         if start.evidence.accuracy - theirs < self.recipe.fine_tune_closing * (1.0 - theirs):

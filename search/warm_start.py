@@ -4,7 +4,7 @@ Everything but the head fits tensor by tensor, because the spaces are the same o
 size (`search.mapping`); a tensor that is missing, surplus or of another shape is an error, never a silent partial load.
 The head is new, since the classes are: it is computed in closed form from the features of the target's training images,
 so that the very first step already descends from a useful classifier instead of destroying the backbone with a random
-head's gradients. The other ways to begin it are here to be compared (`benchmarks/transfer_choices.py`).
+head's gradients.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ __all__ = [
     "TransferReport",
     "carries_alphas",
     "carries_weights",
-    "couple_head",
     "fit_head",
-    "perturb",
+    "soften_head",
     "temper",
     "transfer",
 ]
@@ -101,53 +100,6 @@ def _check_tensors(own: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> N
 
 
 @torch.no_grad()
-def perturb(network: Network, fresh: Network, kept: float) -> None:
-    """Shrink and perturb (Ash & Adams 2020, arXiv:1910.08475): every weight w becomes kept · w + (1 - kept) · w₀.
-
-    w₀ is a fresh initialisation, whose scale is every layer's own. A network that was trained to the end learns a new
-    task worse than a fresh one, though it begins better; halfway back it still begins better, and can learn. α, β, the
-    head and BatchNorm's statistics, which are measured anew, are left alone.
-
-    Args:
-        network: has its source's weights.
-        fresh: a network of the same space.
-        kept: share of the source, from 0 to 1.
-    """
-    theirs = dict(fresh.named_parameters())
-    for name, weight in network.named_parameters():
-        if not name.startswith((_HEAD, *_ARCHITECTURE)):
-            weight.copy_(torch.lerp(theirs[name], weight, kept))
-
-
-@torch.no_grad()
-def couple_head(network: Network, source: Mapping[str, Tensor], coupling: Tensor) -> None:
-    """Begin the head with the source's, through the class coupling of the datasets' transport plan.
-
-    A class begins with the rows of the source's classes, weighed by the share of its mass that comes from each.
-
-    Args:
-        network: K classes.
-        source: tensors of a supernet with L classes.
-        coupling: (K, L) masses; no row may be empty.
-
-    Raises:
-        InvalidArgument: the coupling is of other classes, or a class has no mass.
-    """
-    weight, bias = source[f"{_HEAD}weight"], source[f"{_HEAD}bias"]
-    mass = coupling.to(weight)
-    if mass.shape != (network.n_classes, len(weight)) or not bool((mass.sum(dim=1) > 0.0).all()):
-        raise InvalidArgument(
-            f"A class coupling of shape {tuple(mass.shape)} does not lead from {len(weight)} classes of the source to "
-            f"{network.n_classes} of the target.",
-            remedy="Give the coupling of these two datasets, the target's classes in rows.",
-            field="class_coupling",
-        )
-    shares = mass / mass.sum(dim=1, keepdim=True)
-    network.head.weight.copy_(shares @ weight)
-    network.head.bias.copy_(shares @ bias)
-
-
-@torch.no_grad()
 def temper(network: Network, entropy_floor: float) -> float:
     """Flatten peaked α: divide by the smallest T ≥ 1 that lifts its mean entropy to `entropy_floor`; returns T.
 
@@ -182,3 +134,13 @@ def fit_head(network: Network, data: Data, recipe: Recipe) -> PrototypeHead:
         network.head.weight.copy_(head.weight)
         network.head.bias.copy_(head.bias)
     return head
+
+
+@torch.no_grad()
+def soften_head(network: Network, scale: float) -> None:
+    """Multiply the head by `scale`: the same classes, less sure.
+
+    A prototype head knows every training image from the start, and leaves the layers below little to learn.
+    """
+    for parameter in network.head.parameters():
+        parameter.mul_(scale)

@@ -14,7 +14,8 @@ from search.prototypes import prototype_head
 from search.recipe import Recipe
 from search.spaces import make_space
 from search.supernet import Network, alpha_entropy
-from search.warm_start import MODES, carries_alphas, carries_weights, couple_head, fit_head, perturb, temper, transfer
+from search.taste import SearchSetup
+from search.warm_start import MODES, carries_alphas, carries_weights, fit_head, soften_head, temper, transfer
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACE = make_space(channels=4)
@@ -68,36 +69,6 @@ def test_a_source_that_lacks_a_tensor_or_has_another_shape_is_never_loaded_in_pa
 def test_an_unknown_mode_is_refused():
     with pytest.raises(InvalidArgument):
         transfer(make_network(1), make_network(2).state_dict(), "EVERYTHING")
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.6, 1.0])
-def test_every_weight_is_moved_towards_a_fresh_one_and_nothing_else_is(kept):
-    network, fresh = make_network(1), make_network(2)
-    before, theirs = ({k: v.clone() for k, v in n.state_dict().items()} for n in (network, fresh))
-    perturb(network, fresh, kept)
-    moved = {name for name, _ in network.named_parameters() if not name.startswith(("head.", "alphas."))}
-    for name, tensor in network.state_dict().items():
-        wanted = kept * before[name] + (1.0 - kept) * theirs[name] if name in moved else before[name]
-        torch.testing.assert_close(tensor, wanted)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in fresh.state_dict().items())
-
-
-def test_a_coupled_head_answers_for_a_class_as_the_source_does_for_its_counterparts():
-    source, target = make_network(1, n_classes=3), make_network(2, n_classes=2)
-    transfer(target, source.state_dict(), "WEIGHTS_AND_ALPHAS")
-    couple_head(target, source.state_dict(), torch.tensor([[0.0, 0.0, 0.5], [0.1, 0.3, 0.0]], dtype=torch.float64))
-    images = torch.randn(4, 3, 16, 16)
-    theirs, ours = source(images), target(images)
-    torch.testing.assert_close(ours, torch.stack([theirs[:, 2], 0.25 * theirs[:, 0] + 0.75 * theirs[:, 1]], dim=1))
-
-
-@pytest.mark.parametrize("coupling", [torch.ones(3, 3), torch.ones(2, 2), torch.tensor([[1.0, 0, 0], [0, 0, 0]])])
-def test_a_coupling_of_other_classes_or_without_mass_is_refused(coupling):
-    source, target = make_network(1, n_classes=3), make_network(2, n_classes=2)
-    before = target.head.weight.clone()
-    with pytest.raises(InvalidArgument):
-        couple_head(target, source.state_dict(), coupling)
-    assert torch.equal(target.head.weight, before)
 
 
 def test_peaked_alpha_is_tempered_to_the_floor_and_keeps_its_order():
@@ -172,6 +143,29 @@ def test_fitting_the_head_classifies_an_easy_task_without_a_step():
     fit_head(network, data, recipe)
     assert evaluate(network, data, data.val, recipe).accuracy >= 0.9
     assert all(torch.equal(p, body[name]) for name, p in network.named_parameters() if name in body)
+
+
+def test_a_softened_head_chooses_the_same_classes_and_is_less_sure():
+    network, images = make_network(1), torch.randn(8, 3, 16, 16)
+    before = network(images)
+    soften_head(network, 0.3)
+    torch.testing.assert_close(network(images), 0.3 * before)
+
+
+def test_a_search_is_judged_with_its_prototype_head_and_trained_with_a_softer_one():
+    space = tiny_space()
+    data = load_data(tiny_dataset(), space, torch.device("cpu"))
+    sharp, soft = (
+        SearchSetup(space, data, replace(Recipe.for_space(space), head_scale=scale), 0, lambda: False).prepare(
+            None, "SCRATCH"
+        )
+        for scale in (1.0, 0.5)
+    )
+    assert soft.loop.best == sharp.loop.best
+    assert soft.evidence.gain_over(sharp.evidence)[0] == 0.0
+    torch.testing.assert_close(soft.loop.network.head.weight, 0.5 * sharp.loop.network.head.weight)
+    soft.loop.restore_best()
+    torch.testing.assert_close(soft.loop.network.head.weight, sharp.loop.network.head.weight)
 
 
 @pytest.mark.parametrize("eval_batch_size", [8, 256])
