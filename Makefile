@@ -42,6 +42,8 @@ bench: setup  ## run the benchmarks, figures to results/
 	mkdir -p results
 	$(BIN)/python benchmarks/similarity.py --json results/similarity.json
 	$(BIN)/python benchmarks/transfer.py --json results/transfer.json
+	$(BIN)/python benchmarks/transfer_choices.py --json results/transfer_choices.json
+	$(BIN)/python benchmarks/child_choices.py --json results/child_choices.json
 	$(BIN)/python benchmarks/supernet.py --json results/supernet.json
 	$(BIN)/python benchmarks/variants.py --json results/variants.json
 	$(BIN)/python benchmarks/selection.py --json results/selection.json  # hours; goes on where it was
