@@ -32,6 +32,7 @@ from textbook_supernet import TextbookLoop, TextbookSupernet
 from search.data import Data, Normalisation, TensorSplit, make_generator
 from search.loop import Loop, Plan
 from search.recipe import Recipe
+from search.recording import PATIENCE, record_cuda_graph, recorded_passes
 from search.spaces import SearchSpace, make_space
 from search.supernet import Network
 
@@ -50,12 +51,15 @@ class Configuration:
     batch: int
     speed_target: float
     memory_target: float | None
+    recorded: bool = False  # ours as CUDA graphs
 
 
+LARGE = make_space("darts", channels=16, cells=8)
 CONFIGURATIONS = [
     Configuration("darts C=8 L=4, CPU", "cpu", make_space("darts", channels=8, cells=4), 28, 64, 2.0, 0.5),
     Configuration("nas-bench-201 C=16, CPU", "cpu", make_space("nas-bench-201", channels=16), 32, 64, 1.5, None),
-    Configuration("darts C=16 L=8, CUDA", "cuda", make_space("darts", channels=16, cells=8), 32, 64, 5.0, 0.6),
+    Configuration("darts C=16 L=8, CUDA", "cuda", LARGE, 32, 64, 5.0, 0.6),
+    Configuration("darts C=16 L=8, CUDA graphs", "cuda", LARGE, 32, 64, 5.0, 0.6, recorded=True),
 ]
 
 
@@ -82,7 +86,8 @@ def make_loop(configuration: Configuration, which: str) -> Steps:
     data = made_up_data(configuration, device)
     ours = make_network(configuration).to(device)
     if which == "ours":
-        return Loop(ours, data, recipe, plan, generator=make_generator(0, "benchmark"))
+        with recorded_passes(record_cuda_graph if configuration.recorded else None):
+            return Loop(ours, data, recipe, plan, generator=make_generator(0, "benchmark"))
     textbook = TextbookSupernet(configuration.space, CLASSES).to(device)
     textbook.copy_from(ours)
     return TextbookLoop(textbook, data, recipe, plan)
@@ -119,15 +124,16 @@ def largest_difference(space: SearchSpace) -> float:
 
 
 def seconds_a_step(configuration: Configuration, *, blocks: int, steps: int) -> dict[str, float]:
-    """Least mean seconds a step over the blocks, of each network; the first block is a step to warm up."""
+    """Least mean seconds a step over the blocks, of each network; the first block warms up."""
     on_cuda = configuration.device == "cuda"
+    warm_up = _first_steps(configuration)
     clock: Callable[[], float] = time.perf_counter if on_cuda else time.process_time
     synchronise: Callable[[], object] = torch.cuda.synchronize if on_cuda else (lambda: None)
     loops = {which: make_loop(configuration, which) for which in ("ours", "textbook")}
     best = dict.fromkeys(loops, float("inf"))
     for block in range(blocks + 1):
         for which, loop in loops.items():
-            count = steps if block else 1
+            count = steps if block else warm_up
             synchronise()
             began = clock()
             loop.advance(count)
@@ -137,8 +143,13 @@ def seconds_a_step(configuration: Configuration, *, blocks: int, steps: int) -> 
     return best
 
 
+def _first_steps(configuration: Configuration) -> int:
+    """Steps after which every other is alike: two batch sizes at most are recorded after so many runs each."""
+    return 2 * PATIENCE + 2 if configuration.recorded else 1
+
+
 def peak_memory(configuration: Configuration, which: str) -> int:
-    """Bytes by which two steps raise the peak, in a fresh process."""
+    """Bytes by which a few steps raise the peak, in a fresh process."""
     arguments = [sys.executable, __file__, "--peak", str(CONFIGURATIONS.index(configuration)), which]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
     return int(json.loads(result.stdout))
@@ -150,7 +161,7 @@ def measure_peak_here(configuration: Configuration, which: str) -> int:
     if configuration.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        loop.advance(2)
+        loop.advance(1 + _first_steps(configuration))
         return torch.cuda.max_memory_allocated() - before
     with ResidentPeak() as peak:
         loop.advance(2)

@@ -19,7 +19,7 @@ from types import FrameType
 
 from clients._retry import Backoff
 from clients._threads import limit_threads
-from clients.errors import SupernetRegistryError
+from clients.errors import InvalidArgument, SupernetRegistryError
 from clients.job_runner import device_name, require_torch, run_leased_job
 from clients.registry_client import RegistryClient
 
@@ -58,11 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace, leaving: threading.Event) -> None:
     """Serve the registry; under `torchrun` together with the other processes of the group, of which the first leads."""
+    from search.data import pick_device
     from search.parallel import joined
+    from search.recording import record_cuda_graph, recorded_passes
     from search.together import dismiss, follow
 
-    with joined(options.device) as ranks:
+    recording = recorded_passes(record_cuda_graph if options.cuda_graphs else None)
+    with recording, joined(options.device) as ranks:
         device = device_name(options.device)
+        if options.cuda_graphs and pick_device(options.device).type != "cuda":
+            raise InvalidArgument(
+                f"CUDA graphs need a GPU; this worker searches on {device}.",
+                remedy="Leave --cuda-graphs out, or start the worker where a GPU is.",
+                field="cuda_graphs",
+            )
         if ranks.rank:
             follow(ranks)
             return
@@ -100,6 +109,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--job", default="", help="run this job and no other")
     parser.add_argument("--once", action="store_true", help="leave after one job, or when there is none")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: 1); 0: as many as may be used")
+    parser.add_argument(
+        "--cuda-graphs", action="store_true", help="replay gradient passes as CUDA graphs (new: not yet run on a GPU)"
+    )
     parser.add_argument("--parent-pid", type=int, default=0, help="leave when this process is no longer the parent")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(arguments)

@@ -181,6 +181,8 @@ class GeneralistLoop(Loop):
         recipe, plan, options: as for `Loop`.
     """
 
+    recordable = False  # every dataset has a head of its own
+
     def __init__(
         self,
         network: MultiHeadNetwork,

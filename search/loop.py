@@ -22,7 +22,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from search.errors import SearchCancelled, SearchDiverged
 from search.evaluation import Score, autocast, evaluate
 from search.parallel import current_ranks
 from search.recipe import Recipe
+from search.recording import Recorded, current_record
 from search.results import Epoch
 from search.supernet import Kept, Mixture, Network, alpha_entropy, skip_count
 from search.variants import Batch, Darts, make_variant
@@ -74,6 +75,8 @@ class Loop:
         say: hears of a rollback.
     """
 
+    recordable: ClassVar[bool] = True  # whether a gradient pass differs from another in its inputs and weights alone
+
     def __init__(
         self,
         network: Network,
@@ -96,6 +99,9 @@ class Loop:
         self.architecture = network.architecture()
         self._ranks = current_ranks()
         self._forward = self._ranks.wrap(network, self.weights)
+        record = current_record() if self.recordable and self._ranks.size == 1 else None
+        self._weight_pass = Recorded(self._weight_gradients, record)
+        self._alpha_pass = Recorded(self._val_gradients, record)
         self.weight_optimizer = _weight_optimizer(self.weights, recipe, plan)
         self._alpha_optimizer = (
             torch.optim.Adam(
@@ -278,6 +284,7 @@ class Loop:
         self.network.load_state_dict(self._best_tensors)
         self.network.keep(self._best_kept)
         self.network.settle()
+        self._forget_recordings()
         return self.best
 
     @property
@@ -312,6 +319,12 @@ class Loop:
         while self._drops < sum(share <= self.share for share in self.recipe.drop_shares):
             self.network.keep(drop_weakest(self.network))
             self._drops += 1
+            self._forget_recordings()
+
+    def _forget_recordings(self) -> None:
+        """Other operations are computed from now on, or training is over."""
+        self._weight_pass.forget()
+        self._alpha_pass.forget()
 
     def _alpha_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Descend α's gradient; clean images, as they are all that α is judged by."""
@@ -329,18 +342,39 @@ class Loop:
         whole = self.train_batch()
         self._held_batch = None
         mixture = self._variant.weight_mixture(self, whole)
-        images, labels = (self._ranks.slice(part) for part in whole)
-        with autocast(self.data.device):
-            logits = self._forward(images, mixture)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.label_smoothing)
-        _set_gradients(
-            self.weights, self._of_learners(self._ranks.gradients(loss, self.weights, len(labels), len(whole[1])))
-        )
+        totals, *gradients = self._weight_pass(*whole, *(mixture or {}).values())
+        assert totals is not None
+        _set_gradients(self.weights, self._of_learners(gradients))
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         self.weight_optimizer.step()
+        return totals
+
+    def _weight_gradients(self, images: Tensor, labels: Tensor, *mixture: Tensor) -> list[Tensor | None]:
+        """Summed loss, hits and number of this process's images, (3,), and gradients of the weights; a `GradientPass`.
+
+        `mixture` are the weights of every kind of cell, none of a discrete network.
+        """
+        whole = len(labels)
+        images, labels = self._ranks.slice(images), self._ranks.slice(labels)
+        with autocast(self.data.device):
+            logits = self._forward(images, dict(zip(self.network.alphas, mixture, strict=True)) or None)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.label_smoothing)
+        gradients = self._ranks.gradients(loss, self.weights, len(labels), whole)
         hits = (logits.detach().argmax(dim=1) == labels).sum()
-        return torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))]).float()
+        totals = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))]).float()
+        return [totals, *gradients]
+
+    def val_gradients(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Gradients of α of what an α step descends, under the mixture in force."""
+        gradients = self._alpha_pass(*batch)
+        return tuple(gradient for gradient in gradients if gradient is not None)
+
+    def _val_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """`val_gradients` as a `GradientPass`."""
+        with autocast(self.data.device):
+            loss = self.val_loss((images, labels))
+        return torch.autograd.grad(loss, self.architecture)
 
     def _of_learners(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
         """Nothing for the weights below the head while the head alone learns; optimisers pass over them."""
@@ -402,6 +436,7 @@ class Loop:
         self.plan = replace(self.plan, **state["schedule"])
         self.network.load_state_dict(state["network"])
         self.network.keep(state["kept"])
+        self._forget_recordings()
         self._drops = state["drops"]
         self._variant.load_state(state["variant"])
         _load_optimizer_state(self.weight_optimizer, state["weight_optimizer"])

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from search.data import Data
-from search.evaluation import autocast
 from search.recipe import Recipe
 from search.supernet import Mixture, Network
 
@@ -42,6 +41,9 @@ class Bilevel(Protocol):
     def val_loss(self, batch: Batch, mixture: Mixture | None = None) -> Tensor:
         """What an α step descends."""
 
+    def val_gradients(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Gradients of α of what an α step descends, under the mixture in force."""
+
 
 class Darts:
     """First-order DARTS (Liu 2019, algorithm 1 with ξ = 0)."""
@@ -57,9 +59,7 @@ class Darts:
 
     def alpha_gradients(self, loop: Bilevel, batch: Batch) -> tuple[Tensor, ...]:
         """Gradients of `loop.architecture` on a batch of the validation split."""
-        with autocast(loop.data.device):
-            loss = loop.val_loss(batch)
-        return torch.autograd.grad(loss, loop.architecture)
+        return loop.val_gradients(batch)
 
     def weight_mixture(self, loop: Bilevel, batch: Batch) -> Mixture | None:  # noqa: ARG002 - as above
         """The mixture, without gradient, under which the weight step sees its batch; None in a discrete network."""

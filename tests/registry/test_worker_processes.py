@@ -301,3 +301,9 @@ def test_a_group_that_loses_a_process_gives_its_job_back(registry_server, connec
     ended = client.wait_search_job(job.name)
     assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 2), ended.error
     assert "resumed from a checkpoint" in processes.log(second)
+
+
+def test_cuda_graphs_without_a_gpu_are_refused(processes: Processes) -> None:
+    worker = processes.worker("127.0.0.1:9", "--cuda-graphs")
+    assert worker.wait(60) == 2
+    assert "CUDA graphs need a GPU" in processes.log(worker)
