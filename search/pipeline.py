@@ -182,7 +182,7 @@ class _Run:
     def _derive(self, supernet: Network) -> Network:
         """Choose the architecture; returns the supernet that a child network inherits from."""
         if self.recipe.derivation == "argmax":
-            self.genotype = supernet.derive()
+            self.genotype = supernet.derive(most_skips=self.recipe.most_skips)
             return supernet
         selection = select_by_perturbation(
             supernet,

@@ -86,6 +86,7 @@ class Recipe:
 
     # Child network
     derivation: Literal["argmax", "perturbation"] = "argmax"  # the largest α, or DARTS-PT's selection by trial
+    most_skips: int = -1  # argmax only: skip connections in a cell, as P-DARTS limits them to 2; -1 for any number
     derivation_steps: int = 0  # perturbation only: weight steps of fine-tuning after every decision
     child_epochs: int = 20  # 0 for no child network
     child_channels: int = 0  # width of its first cell; 0 for the supernet's own, which alone can inherit weights
@@ -182,6 +183,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rollback_factor": (0.0, 1.0),
     "child_epochs": (0, 10_000),
     "child_head_scale": (0.0, 1.0),
+    "most_skips": (-1, 1_000),
     "derivation_steps": (0, 10_000),
     "taste_share": (0.0, 1.0),
     "taste_candidates": (0, 64),

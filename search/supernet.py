@@ -37,6 +37,7 @@ from search.operations import (
 )
 from search.spaces import Genotype, SearchSpace, family_of
 from search.spaces.family import Cell, CellKind, PooledConv, Residual
+from search.spaces.skip_limit import SKIP, derive_with_few_skips
 
 __all__ = ["Kept", "Mixture", "Network", "Projection", "alpha_entropy", "skip_count", "softmax"]
 
@@ -256,10 +257,11 @@ class Network(nn.Module):
             alphas = {k: weights.clamp(min=_LEAST_WEIGHT).log() for k, weights in self.operation_weights().items()}
         return {kind: alpha.detach().float().cpu().numpy() for kind, alpha in alphas.items()}
 
-    def derive(self) -> Genotype:
-        """The discrete architecture that α and β prefer."""
+    def derive(self, *, most_skips: int = -1) -> Genotype:
+        """The discrete architecture that α and β prefer, with at most so many skip connections in a cell (-1: any)."""
         edges = {kind: weights.detach().float().cpu().numpy() for kind, weights in self.edge_weights().items()}
-        return family_of(self.space).derive(self.space, self.alpha_arrays(), edges or None)
+        family = family_of(self.space)
+        return derive_with_few_skips(family, self.space, self.alpha_arrays(), edges or None, most=most_skips)
 
 
 class MixedCell(nn.Module):
@@ -419,4 +421,4 @@ def alpha_entropy(alphas: Mapping[str, NDArray[np.floating]]) -> float:
 
 def skip_count(genotype: Genotype) -> int:
     """Skip connections in an architecture, the known sign of a collapsed search."""
-    return sum(operation == "skip_connect" for nodes in genotype.values() for node in nodes for operation, _ in node)
+    return sum(operation == SKIP for nodes in genotype.values() for node in nodes for operation, _ in node)

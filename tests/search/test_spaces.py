@@ -20,6 +20,8 @@ from search.spaces import (
     space_from_fields,
     space_from_json,
 )
+from search.spaces.family import softmax
+from search.spaces.skip_limit import SKIP, derive_with_few_skips
 
 PUBLISHED_DARTS_V2 = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
@@ -131,6 +133,45 @@ def test_none_is_never_derived(family, seed):
     for alpha in alphas.values():
         alpha[:, space.operations.index("none")] += 10.0
     assert "none" not in known.format_genotype(known.derive(space, alphas))
+
+
+def skip_strengths(kind, genotype, weights):
+    """softmax(α) of every skip connection of a cell, sorted; `weights` is that column of it, (E,)."""
+    rows = {(edge.source, edge.target - kind.inputs): row for row, edge in enumerate(kind.edges)}
+    chosen = [
+        rows[source, node]
+        for node, pairs in enumerate(genotype[kind.name])
+        for operation, source in pairs
+        if operation == SKIP
+    ]
+    return sorted(weights[chosen])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(seed=st.integers(0, 2**32 - 1), most=st.integers(0, 3))
+def test_skip_connections_are_limited_and_the_strongest_stay(family, seed, most):
+    space, known = make_space(family), FAMILIES[family]
+    column = space.operations.index(SKIP)
+    alphas = random_alphas(space, seed)
+    for alpha in alphas.values():
+        alpha[:, column] += 3.0
+    plain = known.derive(space, alphas)
+    assert derive_with_few_skips(known, space, alphas, most=-1) == plain
+    limited = derive_with_few_skips(known, space, alphas, most=most)
+    for kind in known.cell_kinds(space):
+        weights = softmax(alphas[kind.name])[:, column]
+        before, after = (skip_strengths(kind, genotype, weights) for genotype in (plain, limited))
+        if known.edges_kept is None:
+            assert after == before[max(0, len(before) - most) :]
+        else:  # another edge may have taken the place of one whose skip connection is forgotten
+            assert len(after) <= most
+
+
+def test_skip_connections_stay_where_there_is_nothing_else():
+    space = make_space("nas-bench-201", operations=("none", SKIP))
+    alphas = random_alphas(space, 0)
+    known = family_of(space)
+    assert derive_with_few_skips(known, space, alphas, most=1) == known.derive(space, alphas)
 
 
 def test_nas_bench_201_writes_an_architecture_as_its_api_does():
