@@ -6,7 +6,8 @@ Each task is searched once from scratch, in the default space with the default r
 choice and inherit from the same supernet. They are judged on images that were kept out of the draw (of the training
 split, at most 600), so that a choice made here has seen no test image. `best` is the epoch with the best validation
 accuracy, `last` the last one, both of the derived architecture; the others are the last epochs under another recipe, of
-the architecture derived without some operations, and of fixed architectures.
+architectures derived with few skip connections or without some operations, and of fixed architectures. Arms with one
+architecture share its child network.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ TASKS = [
 """Task, images a class for training, for validation; those that the folder lacks are left out."""
 FIXED = {
     "all 3×3": "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|",
-    "3×3 and skip": "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|",
+    "residual": "|nor_conv_3x3~0|+|skip_connect~0|skip_connect~1|",
+    "residual, two 3×3": "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|",
     "all skip": "|skip_connect~0|+|skip_connect~0|skip_connect~1|",
 }
 MOST_HELD_OUT = 600
@@ -70,7 +72,8 @@ RECIPES = {
     "learning rate × 0.4": replace(RECIPE, child_learning_rate=0.4 * RECIPE.child_learning_rate),
     "weight decay × 5": replace(RECIPE, child_weight_decay=5 * RECIPE.child_weight_decay),
 }
-BANNED = {"no skip": ["skip_connect"], "convolutions only": ["skip_connect", "avg_pool_3x3", "max_pool_3x3"]}
+LIMITS = {"no skip": 0, "at most one skip": 1}
+BANNED = {"convolutions only": ["skip_connect", "avg_pool_3x3", "max_pool_3x3"]}
 
 
 def held_out(task: ImageDataset, n_train: int, n_val: int, seed: int) -> ImageDataset:
@@ -144,10 +147,17 @@ def compare(folder: Path, entry: tuple[str, int, int], seed: int) -> dict[str, A
     row.update(train_child(supernet, derived, data, seed))
     for arm, recipe in RECIPES.items():
         row[arm] = train_child(supernet, derived, data, seed, recipe)["last"]
-    for arm, banned in BANNED.items():
-        row[arm] = train_child(supernet, derive_without(supernet, banned), data, seed)["last"]
-    for arm, text in FIXED.items():
-        row[arm] = train_child(supernet, family.parse_genotype(SPACE, text), data, seed)["last"]
+    architectures = {
+        **{arm: supernet.derive(most_skips=most) for arm, most in LIMITS.items()},
+        **{arm: derive_without(supernet, banned) for arm, banned in BANNED.items()},
+        **{arm: family.parse_genotype(SPACE, text) for arm, text in FIXED.items()},
+    }
+    trained = {row["genotype"]: row["last"]}
+    for arm, genotype in architectures.items():
+        text = family.format_genotype(genotype)
+        if text not in trained:
+            trained[text] = train_child(supernet, genotype, data, seed)["last"]
+        row[arm] = trained[text]
     return row
 
 
@@ -169,7 +179,7 @@ def main() -> None:
         for row in pool.map(partial(compare, arguments.tasks), *zip(*jobs, strict=True)):
             rows.append(row)
             print({name: f"{100 * v:.1f}" if isinstance(v, float) else v for name, v in row.items()}, flush=True)
-    arms = ["last", "best", *RECIPES, *BANNED, *FIXED]
+    arms = ["last", "best", *RECIPES, *LIMITS, *BANNED, *FIXED]
     names = dict.fromkeys(row["task"] for row in rows)
     lines = [[task, *(points([r[arm] for r in rows if r["task"] == task]) for arm in arms)] for task in names]
     lines.append(["mean", *(points([row[arm] for row in rows]) for arm in arms)])
