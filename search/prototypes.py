@@ -7,7 +7,10 @@ linear in a feature x (linear discriminant analysis, Fisher 1936):
 
 There are usually more features than images, so Σ̂ is singular and must be shrunk (s), and the classifier is far too
 sure of the images that it was made from. Both s and T are therefore chosen by cross-validation on the training images:
-s = 1 is the plain nearest-prototype classifier, small s trusts the covariance.
+s = 1 is the plain nearest-prototype classifier, small s trusts the covariance. That no held-out image was classified
+wrongly does not mean that none ever will be: by Laplace's rule of succession one more would be, so labels count as
+1 - 1/(N + 1) sure. Without that, features that separate the training images make T as small as it can be, and logits in
+the thousands, whose first gradients destroy the features.
 
 Legend: N images, D features, K classes.
 """
@@ -100,8 +103,9 @@ def _cross_validate(x: Tensor, labels: Tensor, n_classes: int) -> tuple[float, f
         for shrinkage, logits in held_out.items():
             weight, bias = gaussian.linear(shrinkage)
             logits[outside] = x[outside] @ weight.T + bias
+    doubt = 1.0 / (len(labels) + 1)
     choices = [
-        (F.cross_entropy(logits / temperature, labels).item(), shrinkage, temperature)
+        (F.cross_entropy(logits / temperature, labels, label_smoothing=doubt).item(), shrinkage, temperature)
         for shrinkage, logits in held_out.items()
         for temperature in _TEMPERATURES
     ]

@@ -114,6 +114,19 @@ def test_the_prototype_head_is_not_overconfident_with_more_features_than_images(
     assert loss < 1.6  # a uniform guess has log 4 = 1.39
 
 
+def test_a_prototype_head_is_not_certain_where_classes_are_apart():
+    """Features of a trained supernet fall together class by class. That no image of a few was held out in vain is no
+    reason for logits in the thousands, by which one image of another kind would cost hundreds of nats."""
+    generator = make_generator(2, "apart")
+    labels = torch.arange(30) % 3
+    x = torch.nn.functional.one_hot(labels, 40).float() + 1e-3 * torch.randn(30, 40, generator=generator)
+    head = prototype_head(x, labels, 3)
+    logits = x @ head.weight.T + head.bias
+    assert (logits.argmax(dim=1) == labels).all()
+    assert 0.9 < logits.softmax(dim=1).max(dim=1).values.min() < 0.999
+    assert head.held_out_logits.abs().max() < 20.0
+
+
 def test_held_out_logits_have_not_seen_the_labels_they_are_judged_by():
     """On pure noise the head knows its own training images by heart, and the held-out ones not at all."""
     generator = make_generator(1, "noise")
