@@ -2,12 +2,12 @@
 
     python benchmarks/child_choices.py [--tasks FOLDER] [--seeds 2] [--jobs 2] [--quick] [--json FILE]
 
-Each task is searched once from scratch, in the default space with the default recipe; its child networks differ in one
-choice and inherit from the same supernet. They are judged on images that were kept out of the draw (of the training
-split, at most 600), so that a choice made here has seen no test image. `best` is the epoch with the best validation
-accuracy, `last` the last one, both of the derived architecture; the others are the last epochs under another recipe, of
-architectures derived with few skip connections or without some operations, and of fixed architectures. Arms with one
-architecture share its child network.
+Each task is searched from scratch, in the default space with the default recipe; its child networks differ in one
+choice and inherit from the same supernet, except where the choice is one of the search's (α's prior). They are judged
+on images that were kept out of the draw (of the training split, at most 600), so that a choice made here has seen no
+test image. `best` is the epoch with the best validation accuracy, `last` the last one, both of the derived
+architecture; the others are the last epochs under another recipe, of architectures derived with few skip connections
+or without some operations, and of fixed architectures. Arms with one architecture share its child network.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ RECIPES = {
     "learning rate × 0.4": replace(RECIPE, child_learning_rate=0.4 * RECIPE.child_learning_rate),
     "weight decay × 5": replace(RECIPE, child_weight_decay=5 * RECIPE.child_weight_decay),
 }
+SEARCHES = {
+    "α without prior": replace(RECIPE, alpha_prior=0.0),
+    "half the prior": replace(RECIPE, alpha_prior=0.5 * RECIPE.alpha_prior),
+}
 LIMITS = {"no skip": 0, "at most one skip": 1}
 BANNED = {"convolutions only": ["skip_connect", "avg_pool_3x3", "max_pool_3x3"]}
 
@@ -85,9 +89,9 @@ def held_out(task: ImageDataset, n_train: int, n_val: int, seed: int) -> ImageDa
     return replace(drawn, test=Split(images=task.train.images[kept], labels=task.train.labels[kept]))
 
 
-def search(data: Data, seed: int) -> Network:
+def search(data: Data, seed: int, recipe: Recipe = RECIPE) -> Network:
     """The supernet of a search from scratch, in its best state."""
-    loop = SearchSetup(SPACE, data, RECIPE, seed, lambda: False).prepare(None, "SCRATCH").loop
+    loop = SearchSetup(SPACE, data, recipe, seed, lambda: False).prepare(None, "SCRATCH").loop
     while not loop.finished:
         loop.run_epoch()
     loop.restore_best()
@@ -144,7 +148,12 @@ def compare(folder: Path, entry: tuple[str, int, int], seed: int) -> dict[str, A
     family = family_of(SPACE)
     derived = supernet.derive()
     row: dict[str, Any] = {"task": name, "seed": seed, "genotype": family.format_genotype(derived)}
+    row["supernet"] = judge(supernet, data)
     row.update(train_child(supernet, derived, data, seed))
+    for arm, recipe in SEARCHES.items():
+        other = search(data, seed, recipe)
+        row[f"supernet, {arm}"] = judge(other, data)
+        row[arm] = train_child(other, other.derive(), data, seed)["last"]
     for arm, recipe in RECIPES.items():
         row[arm] = train_child(supernet, derived, data, seed, recipe)["last"]
     architectures = {
@@ -179,15 +188,15 @@ def main() -> None:
         for row in pool.map(partial(compare, arguments.tasks), *zip(*jobs, strict=True)):
             rows.append(row)
             print({name: f"{100 * v:.1f}" if isinstance(v, float) else v for name, v in row.items()}, flush=True)
-    arms = ["last", "best", *RECIPES, *LIMITS, *BANNED, *FIXED]
+    arms = ["last", "best", *SEARCHES, *RECIPES, *LIMITS, *BANNED, *FIXED]
     names = dict.fromkeys(row["task"] for row in rows)
     lines = [[task, *(points([r[arm] for r in rows if r["task"] == task]) for arm in arms)] for task in names]
     lines.append(["mean", *(points([row[arm] for row in rows]) for arm in arms)])
     print_table("accuracy of child networks on held-out images, mean over seeds", ["task", *arms], lines)
     for arm in arms[1:]:
-        gains = [100 * (row[arm] - row["last"]) for row in rows]
-        error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-        print(f"{arm} − last: {statistics.fmean(gains):+.2f} ± {error:.2f} points (standard error, n = {len(gains)})")
+        print_gain(rows, arm, "last")
+    for arm in SEARCHES:
+        print_gain(rows, f"supernet, {arm}", "supernet")
     finish(
         "child_choices",
         rows,
@@ -195,6 +204,16 @@ def main() -> None:
         seeds=list(seeds),
         arguments={"tasks": list(names), "quick": arguments.quick},
         path=arguments.json,
+    )
+
+
+def print_gain(rows: list[dict[str, Any]], arm: str, base: str) -> None:
+    """Mean difference of two arms, paired."""
+    gains = [100 * (row[arm] - row[base]) for row in rows]
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+    print(
+        f"{arm} − {base}: {statistics.fmean(gains):+.2f} ± {error:.2f} points "
+        f"(standard error, n = {len(gains)}), worst {min(gains):+.1f}"
     )
 
 

@@ -11,9 +11,10 @@ where chance is the share of the largest class. The second term is three standar
 validation images, a quarter of the way above chance can be luck.
 
 *Collapse.* Skip connections train fastest, so a DARTS search that runs too long ends in a network that is mostly skip
-connections and no longer says anything about the data. More than half of the genotype's edges is called collapsed. It
-is a remark, not a gate: easy tasks are rightly solved with many skips (print_digits: 4 of 6, 98.7% on test), the
-weights are worth having all the same, the taste sees whether they help, and a peaked α is tempered on transfer.
+connections and no longer says anything about the data. More than half of the genotype's edges, and more than in the
+family's own prior architecture, is called collapsed. It is a remark, not a gate: easy tasks are rightly solved with
+many skips (print_digits: 4 of 6, 98.7% on test), the weights are worth having all the same, the taste sees whether
+they help, and a peaked α is tempered on transfer.
 
 *Ties.* In the published 27×27 OTDD matrix the nearest source is within 4% of the next for 13 of 27 targets. Whatever
 lies within the tie band of the nearest eligible candidate is marked, and left to the taste to decide.
@@ -37,7 +38,8 @@ from numpy.typing import NDArray
 
 from clients.resources import Dataset, Metrics, Reason, SourceCandidate, SpaceDescriptor, SupernetVersion
 from search.errors import InvalidArgument, SpaceMismatch
-from search.spaces import SearchSpace, check_compatible, family_of, space_from_fields
+from search.spaces import Genotype, SearchSpace, check_compatible, family_of, space_from_fields
+from search.spaces.family import SKIP
 
 __all__ = [
     "Cutoff",
@@ -52,7 +54,7 @@ __all__ = [
 ]
 
 COLLAPSED_SHARE = 0.5
-"""A genotype with a larger share of skip connections is called collapsed."""
+"""A genotype with a larger share of skip connections is called collapsed, unless its family begins with as many."""
 _MARGIN = 1e-4
 """Share by which a bound must lie above the cutoff: far more than rounding, far less than bounds are off."""
 FEWEST_NEIGHBOURS = 4
@@ -253,11 +255,24 @@ def skip_share(version: SupernetVersion) -> float:
 def _skip_share(genotype: str, descriptor: SpaceDescriptor | None) -> float:
     try:
         space = space_from_fields(descriptor)
-        parsed = family_of(space).parse_genotype(space, genotype)
+        return _share_of_skips(family_of(space).parse_genotype(space, genotype))
     except InvalidArgument:
         return 0.0
-    operations = [operation for nodes in parsed.values() for node in nodes for operation, _ in node]
-    return operations.count("skip_connect") / len(operations) if operations else 0.0
+
+
+def _collapsed_share(descriptor: SpaceDescriptor | None) -> float:
+    """Largest share of skip connections that is no collapse in a space."""
+    try:
+        space = space_from_fields(descriptor)
+    except InvalidArgument:
+        return COLLAPSED_SHARE
+    prior = family_of(space).prior(space)
+    return COLLAPSED_SHARE if prior is None else max(COLLAPSED_SHARE, _share_of_skips(prior))
+
+
+def _share_of_skips(genotype: Genotype) -> float:
+    operations = [operation for nodes in genotype.values() for node in nodes for operation, _ in node]
+    return operations.count(SKIP) / len(operations) if operations else 0.0
 
 
 def _gated(item: Measured, version: SupernetVersion, space: SearchSpace | None) -> SourceCandidate:
@@ -278,8 +293,9 @@ def _gated(item: Measured, version: SupernetVersion, space: SearchSpace | None) 
     if not mismatch and space is not None and _space_id(version.search_space) != space.id:
         message = "Its search space differs in size: channels are sliced or repeated, cells left out or repeated."
         remarks.append(Reason(code="OTHER_SIZE", message=message))
-    if share > COLLAPSED_SHARE:
-        message = f"Skip connections are {share:.0%} of its genotype's edges, more than {COLLAPSED_SHARE:.0%}."
+    most = _collapsed_share(version.search_space)
+    if share > most:
+        message = f"Skip connections are {share:.0%} of its genotype's edges, more than {most:.0%}."
         remarks.append(Reason(code="COLLAPSED", message=message))
     if item.same_dataset:
         remarks.append(Reason(code="SAME_DATASET", message="It was searched on this very dataset."))

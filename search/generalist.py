@@ -33,6 +33,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from search.alpha_prior import lean
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.data import Batches, Data, Normalisation, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument, SpaceMismatch, UnsafeWeights
@@ -464,6 +465,7 @@ class _Run:
             generator=make_generator(self.seed, "supernet"),
             alpha_scale=self.recipe.alpha_scale,
         )
+        lean(network, self.recipe.alpha_prior)
         return network.to(self.device)
 
     def _make_loop(self, network: MultiHeadNetwork, trained: Sequence[int], *, warm: bool) -> GeneralistLoop:

@@ -53,6 +53,7 @@ class Recipe:
     alpha_weight_decay: float = 1e-3
     alpha_every: int = 1  # weight steps per α step
     alpha_scale: float = 1e-3  # standard deviation of a fresh α
+    alpha_prior: float = 0.0  # by which a fresh α leans towards the family's prior architecture, where it has one
 
     # Search: variant of DARTS, and what only one of them reads (defaults of its paper)
     variant: VariantName = "darts"
@@ -188,6 +189,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "taste_share": (0.0, 1.0),
     "taste_candidates": (0, 64),
     "alpha_every": (1, 1_000),
+    "alpha_prior": (0.0, 100.0),
     "perturbation": (0.0, 1.0),
     "perturbation_steps": (1, 1_000),
     "alpha_rest": (0.0, 1.0),
@@ -218,7 +220,7 @@ _SMALL = Recipe(
 """For a few hundred small images on a CPU."""
 
 _RECIPES = {
-    "compact": replace(_SMALL, child_epochs=120, least_epoch_steps=8, head_scale=0.3),
+    "compact": replace(_SMALL, child_epochs=120, least_epoch_steps=8, head_scale=0.3, alpha_prior=2.0),
     "nas-bench-201": _SMALL,
     "darts": Recipe(),
 }

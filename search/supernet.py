@@ -36,8 +36,8 @@ from search.operations import (
     make_operation,
 )
 from search.spaces import Genotype, SearchSpace, family_of
-from search.spaces.family import Cell, CellKind, PooledConv, Residual
-from search.spaces.skip_limit import SKIP, derive_with_few_skips
+from search.spaces.family import SKIP, Cell, CellKind, PooledConv, Residual
+from search.spaces.skip_limit import derive_with_few_skips
 
 __all__ = ["Kept", "Mixture", "Network", "Projection", "alpha_entropy", "skip_count", "softmax"]
 

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from search.alpha_prior import lean
 from search.data import Data, make_generator
 from search.errors import SearchDiverged
 from search.evaluation import calibrate, collect_logits, score_logits
@@ -221,6 +222,7 @@ class SearchSetup:
             generator=make_generator(self.seed, "supernet"),
             alpha_scale=self.recipe.alpha_scale,
         )
+        lean(network, self.recipe.alpha_prior)
         return network.to(self.data.device)
 
     def _loop(self, network: Network, *, warm: bool) -> Loop:

@@ -23,6 +23,7 @@ from search.errors import InvalidArgument
 from search.spaces.space import SearchSpace
 
 __all__ = [
+    "SKIP",
     "Block",
     "Cell",
     "CellKind",
@@ -35,6 +36,9 @@ __all__ = [
     "edges_of",
     "softmax",
 ]
+
+SKIP = "skip_connect"
+"""The operation that hands on what it gets: the name is the same in all families."""
 
 Node = tuple[tuple[str, int], ...]
 """What a node of a discrete cell sums up: (operation, source state) pairs."""
@@ -64,6 +68,10 @@ class CellKind:
     def edges(self) -> tuple[Edge, ...]:
         """All edges: every node hears of every earlier state."""
         return edges_of(self.inputs, self.nodes)
+
+    def row(self, source: int, target: int) -> int:
+        """Row of α of an edge."""
+        return self.edges.index(Edge(source, target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,10 @@ class Family(ABC):
     @abstractmethod
     def parse_genotype(self, space: SearchSpace, text: str) -> Genotype:
         """Read what `format_genotype` or the community's code wrote; raises `InvalidArgument`."""
+
+    def prior(self, space: SearchSpace) -> Genotype | None:  # noqa: ARG002 - families that have one look at it
+        """An architecture that is good before anything is known of the data (`search.alpha_prior`); None: no idea."""
+        return None
 
     def alpha_shapes(self, space: SearchSpace) -> dict[str, tuple[int, int]]:
         """Shape (edges, operations) of α for every kind of cell."""

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from search.spaces.family import CellKind, Family, Genotype, softmax
+from search.spaces.family import SKIP, CellKind, Family, Genotype, softmax
 from search.spaces.space import SearchSpace
 
-__all__ = ["SKIP", "derive_with_few_skips"]
+__all__ = ["derive_with_few_skips"]
 
-SKIP = "skip_connect"
 _FORGOTTEN = -1e9  # α of an operation that is not to be chosen
 
 
@@ -52,10 +51,9 @@ def derive_with_few_skips(
 
 def _skips(kind: CellKind, genotype: Genotype) -> list[int]:
     """Rows of α of the edges that hold a skip connection."""
-    chosen = {
-        (source, kind.inputs + node)
+    return [
+        kind.row(source, kind.inputs + node)
         for node, pairs in enumerate(genotype[kind.name])
         for operation, source in pairs
         if operation == SKIP
-    }
-    return [row for row, edge in enumerate(kind.edges) if (edge.source, edge.target) in chosen]
+    ]

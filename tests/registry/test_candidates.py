@@ -117,6 +117,18 @@ def test_a_genotype_of_skip_connections_is_called_collapsed_and_left_to_the_tast
     assert candidate.eligible
 
 
+def test_the_prior_architecture_of_a_space_is_not_collapsed():
+    """The compact space begins with two skip connections on three edges."""
+    compact = make_space("compact")
+    for genotype, found in (
+        ("|nor_conv_3x3~0|+|skip_connect~0|skip_connect~1|", ["NEAREST"]),
+        ("|skip_connect~0|+|skip_connect~0|skip_connect~1|", ["NEAREST", "COLLAPSED"]),
+    ):
+        item = measured("a", 1.0, version("a", genotype=genotype, space=compact))
+        (candidate,) = rank([item], space=compact, tie_band=0.04)
+        assert codes(candidate) == found
+
+
 def test_of_each_dataset_the_best_version_of_the_queried_space_is_offered():
     versions = [version("bad", accuracy=0.6), version("good", accuracy=0.8), version("other", space=OTHER_SPACE)]
     (candidate,) = rank([measured("a", 1.0, *versions)], space=SPACE, tie_band=0.04)

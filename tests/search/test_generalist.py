@@ -259,7 +259,7 @@ def test_an_ordinary_search_can_start_from_it(base):
 
 def test_without_replay_an_old_dataset_is_forgotten_and_with_it_is_kept(base):
     """News that need other features: what is not trained along decays, and the report and the messages show it."""
-    recipe = replace(RECIPE, epochs=5, warm_learning_rate=2e-2)
+    recipe = replace(RECIPE, epochs=5, warm_learning_rate=4e-2)
     told = Recorder()
     kept = pretrain(TWO, THREE, noisy_bars(), recipe=recipe, base=base)
     lost = pretrain(TWO, THREE, noisy_bars(), recipe=recipe, base=base, replay=False, listener=told)

@@ -20,8 +20,8 @@ from search.spaces import (
     space_from_fields,
     space_from_json,
 )
-from search.spaces.family import softmax
-from search.spaces.skip_limit import SKIP, derive_with_few_skips
+from search.spaces.family import SKIP, softmax
+from search.spaces.skip_limit import derive_with_few_skips
 
 PUBLISHED_DARTS_V2 = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
@@ -137,9 +137,8 @@ def test_none_is_never_derived(family, seed):
 
 def skip_strengths(kind, genotype, weights):
     """softmax(α) of every skip connection of a cell, sorted; `weights` is that column of it, (E,)."""
-    rows = {(edge.source, edge.target - kind.inputs): row for row, edge in enumerate(kind.edges)}
     chosen = [
-        rows[source, node]
+        kind.row(source, kind.inputs + node)
         for node, pairs in enumerate(genotype[kind.name])
         for operation, source in pairs
         if operation == SKIP

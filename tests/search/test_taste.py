@@ -126,8 +126,8 @@ def test_a_source_that_gives_infinite_losses_is_left_out(sources, target):
     ids=["source", "scratch"],
 )
 def test_who_diverges_in_the_taste_is_out(sources, target, rates, winner):
-    """Even after a rollback; the job goes on with the other one."""
-    setup = search_setup(target, replace(RECIPE, taste_clear=1e9, **rates))
+    """Even after a rollback; the job goes on with the other one. The source is fine-tuned, however little it knows."""
+    setup = search_setup(target, replace(RECIPE, taste_clear=1e9, fine_tune_closing=-1e9, **rates))
     loop, decision = taste_sources(
         setup, [Source("good", 1.0, load(sources["good"].weights), 0.9)], "WEIGHTS_AND_ALPHAS"
     )
