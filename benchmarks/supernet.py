@@ -32,7 +32,7 @@ from textbook_supernet import TextbookLoop, TextbookSupernet
 from search.data import Data, Normalisation, TensorSplit, make_generator
 from search.loop import Loop, Plan
 from search.recipe import Recipe
-from search.recording import PATIENCE, record_cuda_graph, recorded_passes
+from search.recording import PATIENCE, CudaGraphs, recorded_passes
 from search.spaces import SearchSpace, make_space
 from search.supernet import Network
 
@@ -86,7 +86,7 @@ def make_loop(configuration: Configuration, which: str) -> Steps:
     data = made_up_data(configuration, device)
     ours = make_network(configuration).to(device)
     if which == "ours":
-        with recorded_passes(record_cuda_graph if configuration.recorded else None):
+        with recorded_passes(CudaGraphs() if configuration.recorded else None):
             return Loop(ours, data, recipe, plan, generator=make_generator(0, "benchmark"))
     textbook = TextbookSupernet(configuration.space, CLASSES).to(device)
     textbook.copy_from(ours)

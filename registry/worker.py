@@ -60,10 +60,10 @@ def _work(options: argparse.Namespace, leaving: threading.Event) -> None:
     """Serve the registry; under `torchrun` together with the other processes of the group, of which the first leads."""
     from search.data import pick_device
     from search.parallel import joined
-    from search.recording import record_cuda_graph, recorded_passes
+    from search.recording import CudaGraphs, recorded_passes
     from search.together import dismiss, follow
 
-    recording = recorded_passes(record_cuda_graph if options.cuda_graphs else None)
+    recording = recorded_passes(CudaGraphs() if options.cuda_graphs else None)
     with recording, joined(options.device) as ranks:
         device = device_name(options.device)
         if options.cuda_graphs and pick_device(options.device).type != "cuda":

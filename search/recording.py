@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["PATIENCE", "GradientPass", "Record", "Recorded", "current_record", "record_cuda_graph", "recorded_passes"]
+__all__ = ["PATIENCE", "CudaGraphs", "GradientPass", "Record", "Recorded", "current_record", "recorded_passes"]
 
 PATIENCE = 16
 """Plain runs of a pass before it is recorded."""
@@ -32,30 +33,40 @@ Record = Callable[[GradientPass, Sequence[Tensor]], Callable[[], Sequence[Tensor
 """From a pass and its inputs to what runs it again on these very tensors."""
 
 
-def record_cuda_graph(run: GradientPass, inputs: Sequence[Tensor]) -> Callable[[], Sequence[Tensor | None]]:
-    """A CUDA graph of the pass, as https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs wants it."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS):
-            run(*inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may go on (a heartbeat pins no memory and launches nothing).
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = run(*inputs)
+class CudaGraphs:
+    """Records CUDA graphs, as https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs wants it.
 
-    def replay() -> Sequence[Tensor | None]:
-        graph.replay()
-        return outputs
+    All share one pool of memory: passes never run at the same time, and what one returns is used up before the next.
+    """
 
-    return replay
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, run: GradientPass, inputs: Sequence[Tensor]) -> Callable[[], Sequence[Tensor | None]]:
+        """A graph of the pass on these very tensors."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                run(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on (a heartbeat pins no memory and launches nothing).
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = run(*inputs)
+        self._pool = graph.pool()
+
+        def replay() -> Sequence[Tensor | None]:
+            graph.replay()
+            return outputs
+
+        return replay
 
 
 class Recorded:
     """A gradient pass, recorded where that is wanted and pays.
 
-    Results of a recorded pass are valid until its next call.
+    Results of a recorded pass are valid until the next call of any.
 
     Args:
         run: the pass.
@@ -90,8 +101,8 @@ _record: Record | None = None  # one per process, as the device is
 
 
 @contextmanager
-def recorded_passes(record: Record | None = record_cuda_graph) -> Iterator[None]:
-    """Loops that are made inside record their gradient passes."""
+def recorded_passes(record: Record | None) -> Iterator[None]:
+    """Loops that are made inside record their gradient passes so; None: not at all."""
     global _record  # noqa: PLW0603 - see above
     before, _record = _record, record
     try:

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from search.data import load_data, make_generator
 from search.loop import Loop, Plan
 from search.recipe import Recipe
-from search.recording import PATIENCE, GradientPass, Recorded, record_cuda_graph, recorded_passes
+from search.recording import PATIENCE, CudaGraphs, GradientPass, Recorded, recorded_passes
 from search.supernet import Network
 from tests.tiny_search import tiny_dataset, tiny_space
 
@@ -159,7 +159,7 @@ def test_passes_of_a_group_and_of_several_heads_stay_as_they_are():
 def test_a_cuda_graph_gives_the_gradients_of_the_plain_pass(drop_shares):
     recipe = replace(RECIPE, epochs=STEPS, drop_shares=drop_shares)
     plain = make_loop(recipe, device="cuda")
-    with recorded_passes(record_cuda_graph):
+    with recorded_passes(CudaGraphs()):
         recorded = make_loop(recipe, device="cuda")
     recorded.advance(STEPS)
     plain.load_state(recorded.state())
