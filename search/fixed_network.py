@@ -48,6 +48,7 @@ class FixedRecipe:
     cold_epochs: int = 14  # fewest from nothing; more where the time allows
     warm_epochs: int = 5  # fewest from a source
     most_epochs: int = 400
+    keep_last: bool = False  # the last epoch is the result, not the one with the best validation accuracy
 
 
 class FixedNetwork(nn.Module):
@@ -177,7 +178,7 @@ class _Training:
                 train += self.step(self.network, optimizer)
                 schedule.step()
             score = _score(self.network, self.data, self.data.val)
-            if score.accuracy >= self.best.accuracy:
+            if self.fixed.keep_last or score.accuracy >= self.best.accuracy:
                 self.best, state = score, copy.deepcopy(self.network.state_dict())
             if on_epoch is not None:
                 on_epoch(self._report(epochs, train, score, rate, time.monotonic() - began))
