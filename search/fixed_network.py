@@ -3,10 +3,11 @@ relative's.
 
 `FixedNetwork` is what one writes in five minutes: 32, 64 and 128 channels of 3×3 convolutions with BatchNorm, ReLU and
 max pooling, a pooled 4×4 map, a linear head: 100,000 to 200,000 parameters, as our child networks have. AdamW with a
-cosine, the augmentation of our own searches, and as much processor time as they take; the best epoch is chosen on the
-validation split, as ours are. A warm start copies the convolutions of a network trained on the relative and computes
-the head from class prototypes, as ours do. `pretrained` fine-tunes torchvision's resnet18 instead, from weights that
-somebody else learnt from a million photographs.
+cosine and label smoothing, the augmentation of our own searches, and as much processor time as they take; the last
+epoch is the result, as it is of our child networks. (Smoothing and last epoch were worth 3.0 ± 1.3 points on 14 tasks:
+the competitor is to be as good as its user could make it.) A warm start copies the convolutions of a network trained on
+the relative and computes the head from class prototypes, as ours do. `pretrained` fine-tunes torchvision's resnet18
+instead, from weights that somebody else learnt from a million photographs.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ class FixedRecipe:
     learning_rate: float = 2e-3
     pretrained_learning_rate: float = 3e-4
     weight_decay: float = 1e-2
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     batch_size: int = 32
     cold_epochs: int = 14  # fewest from nothing; more where the time allows
     warm_epochs: int = 5  # fewest from a source
     most_epochs: int = 400
-    keep_last: bool = False  # the last epoch is the result, not the one with the best validation accuracy
+    keep_last: bool = True  # the last epoch is the result, not the one with the best validation accuracy
 
 
 class FixedNetwork(nn.Module):
@@ -166,7 +167,7 @@ class _Training:
         return min(self.fixed.most_epochs, max(least, int(cpu_seconds / epoch)))
 
     def run(self, epochs: int, on_epoch: Callable[[Epoch], None] | None) -> None:
-        """Train, and leave the network as it was after its best epoch on the validation split."""
+        """Train, and leave the network as it was after its last epoch, or its best one on the validation split."""
         optimizer = self.optimizer(self.network)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(self.batches))
         state = copy.deepcopy(self.network.state_dict())
