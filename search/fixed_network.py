@@ -49,7 +49,6 @@ class FixedRecipe:
     cold_epochs: int = 14  # fewest from nothing; more where the time allows
     warm_epochs: int = 5  # fewest from a source
     most_epochs: int = 400
-    keep_last: bool = True  # the last epoch is the result, not the one with the best validation accuracy
 
 
 class FixedNetwork(nn.Module):
@@ -130,7 +129,7 @@ def train_fixed(
     training.run(training.affordable_epochs(cpu_seconds, warm=warm), on_epoch)
     return FixedResult(
         network=network,
-        val_accuracy=training.best.accuracy,
+        val_accuracy=_score(network, data, data.val).accuracy,
         test_accuracy=_score(network, data, data.test).accuracy,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         epochs=training.epoch,
@@ -150,7 +149,6 @@ class _Training:
         self.generator = make_generator(seed, "fixed")
         self.batches = Batches(len(data.train), fixed.batch_size, self.generator)
         self.epoch = 0
-        self.best = _score(network, data, data.val)
 
     def affordable_epochs(self, cpu_seconds: float, *, warm: bool) -> int:
         """Epochs that the time allows, measured on a few steps of a copy."""
@@ -167,10 +165,9 @@ class _Training:
         return min(self.fixed.most_epochs, max(least, int(cpu_seconds / epoch)))
 
     def run(self, epochs: int, on_epoch: Callable[[Epoch], None] | None) -> None:
-        """Train, and leave the network as it was after its last epoch, or its best one on the validation split."""
+        """Train; the last epoch is the result."""
         optimizer = self.optimizer(self.network)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(self.batches))
-        state = copy.deepcopy(self.network.state_dict())
         for self.epoch in range(1, epochs + 1):
             began = time.monotonic()
             rate = optimizer.param_groups[0]["lr"]
@@ -179,11 +176,8 @@ class _Training:
                 train += self.step(self.network, optimizer)
                 schedule.step()
             score = _score(self.network, self.data, self.data.val)
-            if self.fixed.keep_last or score.accuracy >= self.best.accuracy:
-                self.best, state = score, copy.deepcopy(self.network.state_dict())
             if on_epoch is not None:
                 on_epoch(self._report(epochs, train, score, rate, time.monotonic() - began))
-        self.network.load_state_dict(state)
 
     def optimizer(self, network: FixedNetwork) -> torch.optim.Optimizer:
         return torch.optim.AdamW(network.parameters(), lr=self.rate, weight_decay=self.fixed.weight_decay)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -32,6 +32,13 @@ from search.data import Augmentation, Batches, Data, TensorSplit, send
 from search.dropping import drop_weakest
 from search.errors import SearchCancelled, SearchDiverged
 from search.evaluation import Score, autocast, evaluate
+from search.optimizers import (
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_gradients,
+    set_learning_rate,
+)
 from search.parallel import current_ranks
 from search.recipe import Recipe
 from search.recording import Recorded, current_record
@@ -102,7 +109,9 @@ class Loop:
         record = current_record() if self.recordable and self._ranks.size == 1 else None
         self._weight_pass = Recorded(self._weight_gradients, record)
         self._alpha_pass = Recorded(self._val_gradients, record)
-        self.weight_optimizer = _weight_optimizer(self.weights, recipe, plan)
+        self.weight_optimizer = make_optimizer(
+            self.weights, recipe, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay
+        )
         self._alpha_optimizer = (
             torch.optim.Adam(
                 self.architecture,
@@ -333,18 +342,18 @@ class Loop:
         images, labels = self._batch(self.data.val, self._val_batches)
         mine = self._ranks.slice(images), self._ranks.slice(labels)
         gradients = self._variant.alpha_gradients(self, mine)
-        _set_gradients(self.architecture, self._ranks.average(gradients, len(mine[1]), len(labels)))
+        set_gradients(self.architecture, self._ranks.average(gradients, len(mine[1]), len(labels)))
         optimizer.step()
 
     def _weight_step(self) -> Tensor:
         """Descend ∇_w of the training loss; summed loss, hits and images, (3,)."""
-        _set_learning_rate(self.weight_optimizer, self.learning_rate())
+        set_learning_rate(self.weight_optimizer, self.learning_rate())
         whole = self.train_batch()
         self._held_batch = None
         mixture = self._variant.weight_mixture(self, whole)
         totals, *gradients = self._weight_pass(*whole, *(mixture or {}).values())
         assert totals is not None
-        _set_gradients(self.weights, self._of_learners(gradients))
+        set_gradients(self.weights, self._of_learners(gradients))
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         self.weight_optimizer.step()
@@ -408,8 +417,8 @@ class Loop:
             "kept": dict(self.network.kept),
             "drops": self._drops,
             "variant": self._variant.state(),
-            "weight_optimizer": _optimizer_state(self.weight_optimizer),
-            "alpha_optimizer": None if self._alpha_optimizer is None else _optimizer_state(self._alpha_optimizer),
+            "weight_optimizer": optimizer_state(self.weight_optimizer),
+            "alpha_optimizer": None if self._alpha_optimizer is None else optimizer_state(self._alpha_optimizer),
             "generator": self._generator.get_state(),
             "train_batches": self._train_batches.state(),
             "val_batches": self._val_batches.state(),
@@ -439,9 +448,9 @@ class Loop:
         self._forget_recordings()
         self._drops = state["drops"]
         self._variant.load_state(state["variant"])
-        _load_optimizer_state(self.weight_optimizer, state["weight_optimizer"])
+        load_optimizer_state(self.weight_optimizer, state["weight_optimizer"])
         if self._alpha_optimizer is not None:
-            _load_optimizer_state(self._alpha_optimizer, state["alpha_optimizer"])
+            load_optimizer_state(self._alpha_optimizer, state["alpha_optimizer"])
         self._generator.set_state(state["generator"])
         self._train_batches.load_state(state["train_batches"])
         self._val_batches.load_state(state["val_batches"])
@@ -456,47 +465,8 @@ class Loop:
         self.rollbacks = state["rollbacks"]
 
 
-def _weight_optimizer(weights: list[nn.Parameter], recipe: Recipe, plan: Plan) -> torch.optim.Optimizer:
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=plan.learning_rate, momentum=recipe.momentum, weight_decay=plan.weight_decay)
-    # Fused: one kernel for all tensors; a supernet has hundreds of small ones.
-    return torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
-
-
-def _set_gradients(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None or gradient.stride() == parameter.stride():
-            parameter.grad = gradient
-        else:  # fused optimisers walk parameter and gradient side by side and want them laid out alike
-            parameter.grad = torch.empty_like(parameter).copy_(gradient)
-
-
 def _cloned(tree: Any) -> Any:
     """A tree of dicts with its own tensors."""
     if isinstance(tree, dict):
         return {key: _cloned(value) for key, value in tree.items()}
     return tree.clone() if isinstance(tree, Tensor) else tree
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Per-parameter state only: settings come from the recipe, the learning rate from the step."""
-    return {str(number): dict(values) for number, values in optimizer.state_dict()["state"].items()}
-
-
-def _load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    fused = optimizer.defaults.get("fused", False)
-    optimizer.state.clear()  # a state from before the first step holds nothing, and must leave nothing
-    for number, values in state.items():
-        parameter = parameters[int(number)]
-        steps_on = parameter.device if fused else torch.device("cpu")  # where the optimiser keeps its step count
-        # Laid out as the parameter is: a loaded tensor is contiguous, the parameter may be channels_last.
-        optimizer.state[parameter] = {
-            key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.to(steps_on)
-            for key, value in values.items()
-        }

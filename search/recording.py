@@ -13,10 +13,10 @@ Off unless `recorded_passes` says otherwise; `python -m registry.worker --cuda-g
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,28 +36,33 @@ Record = Callable[[GradientPass, Sequence[Tensor]], Callable[[], Sequence[Tensor
 class CudaGraphs:
     """Records CUDA graphs, as https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs wants it.
 
-    All share one pool of memory: passes never run at the same time, and what one returns is used up before the next.
+    All that are alive share one pool of memory: passes never run at the same time, and what one returns is used up
+    before the next. A pool whose graphs are all gone must not be taken up again; the next graph opens another.
     """
 
     def __init__(self) -> None:
-        self._pool: Any = None
+        self._alive: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def __call__(self, run: GradientPass, inputs: Sequence[Tensor]) -> Callable[[], Sequence[Tensor | None]]:
         """A graph of the pass on these very tensors."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                run(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on (a heartbeat pins no memory and launches nothing).
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = run(*inputs)
-        self._pool = graph.pool()
+        device = inputs[0].device
+        with torch.cuda.device(device):
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch gives it no types
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS):
+                    run(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            pool = next((graph.pool() for graph in self._alive), None)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on (a heartbeat pins no memory and launches nothing).
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                outputs = run(*inputs)
+        self._alive.add(graph)
 
         def replay() -> Sequence[Tensor | None]:
-            graph.replay()
+            with torch.cuda.device(device):
+                graph.replay()
             return outputs
 
         return replay
@@ -97,13 +102,13 @@ class Recorded:
         self._recordings.clear()
 
 
-_record: Record | None = None  # one per process, as the device is
+_record: Record | None = None
 
 
 @contextmanager
 def recorded_passes(record: Record | None) -> Iterator[None]:
     """Loops that are made inside record their gradient passes so; None: not at all."""
-    global _record  # noqa: PLW0603 - see above
+    global _record  # noqa: PLW0603 - one per process, as the device is
     before, _record = _record, record
     try:
         yield
