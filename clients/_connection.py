@@ -7,10 +7,11 @@ server has decided something. Every call has a deadline. The message limit stays
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,6 +173,11 @@ class Connection:
             raise self._translate(error) from error
         return call.convert(response)
 
+    def start_write(self, call: Call[R], requests: Iterator[Message]) -> Any:
+        """The same without waiting and untranslated: the running call, a `grpc.Future` of the message."""
+        method: Any = self._method(call)
+        return method.future(requests, timeout=STREAM_TIMEOUT_S, metadata=self.target.metadata)
+
     def close(self) -> None:
         self._channel.close()
 
@@ -196,6 +202,7 @@ class AsyncConnection:
         self.target = target
         self.timeout_s = timeout_s
         self._stubs = {stub: stub(self._channel) for stub in STUBS}
+        self._writing = Connection(target, timeout_s)  # connects when first used
 
     async def invoke(self, call: Call[R], *, timeout_s: float | None = None) -> R:
         """Send a unary call. Raises the matching type of `clients.errors`."""
@@ -219,19 +226,31 @@ class AsyncConnection:
             stream.cancel()
 
     async def write(self, call: Call[R], requests: Iterator[Message]) -> R:
-        """Send a stream of requests for one answer."""
+        """Send a stream of requests for one answer. Cancelling the task cancels the call.
 
-        async def paced() -> AsyncIterator[Message]:
-            while (request := await asyncio.to_thread(next, requests, None)) is not None:  # reads a file and checksums
-                yield request
+        A synchronous call does the work: where the server ends a stream early, say for a full disk, grpc.aio may
+        report its own failure to send as INTERNAL in place of the server's error (grpc/grpc#36066).
+        """
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
+        def end(_: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
+                loop.call_soon_threadsafe(ended.set)
+
+        running = self._writing.start_write(call, requests)
+        running.add_done_callback(end)
         try:
-            response = await self._method(call)(paced(), timeout=STREAM_TIMEOUT_S, metadata=self.target.metadata)
+            await ended.wait()
+        finally:
+            running.cancel()  # does nothing to a call that has ended
+        try:
+            response = running.result()
         except grpc.RpcError as error:
             raise self._translate(error) from error
         return call.convert(response)
 
     async def close(self) -> None:
+        self._writing.close()
         await self._channel.close()
 
     def _method(self, call: Call[R]) -> Callable[..., Any]:

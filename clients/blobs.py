@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -54,6 +55,7 @@ class _Outgoing(AbstractContextManager["_Outgoing"]):
 
     def __init__(self, data: bytes | Path, progress: Progress | None) -> None:
         self._file: IO[bytes] = data.open("rb") if isinstance(data, Path) else BytesIO(data)
+        self._reading = threading.Lock()
         self.name = blob_name(hashlib.file_digest(self._file, "sha256").hexdigest())
         self.size_bytes = self._file.seek(0, os.SEEK_END)
         self.backoff = Backoff()
@@ -63,7 +65,8 @@ class _Outgoing(AbstractContextManager["_Outgoing"]):
         self._progress = progress
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with self._reading:
+            self._file.close()
 
     def accept(self, upload: Upload) -> None:
         """Take note of what the registry has stored."""
@@ -83,10 +86,14 @@ class _Outgoing(AbstractContextManager["_Outgoing"]):
     def requests(self) -> Iterator[blobs_pb2.WriteBlobRequest]:
         """The chunks from the persisted size on; the first message names the upload."""
         offset = self._persisted
-        self._file.seek(offset)
         first = True
         while first or offset < self.size_bytes:
-            content = self._file.read(CHUNK_BYTES)
+            # The thread of a call that has failed may still ask for a chunk, while the next call asks for its own.
+            with self._reading:
+                if self._file.closed:
+                    return
+                self._file.seek(offset)
+                content = self._file.read(CHUNK_BYTES)
             yield blobs_pb2.WriteBlobRequest(
                 upload=self._upload if first else "",
                 offset_bytes=offset,

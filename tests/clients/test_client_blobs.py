@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from supernet_registry.v1.blobs_pb2_grpc import BlobServiceServicer
 
 from clients import AsyncRegistryClient, RegistryClient
 from clients._retry import Backoff, is_outage
-from clients.blobs import CHUNK_BYTES, crc32c
+from clients.blobs import CHUNK_BYTES, _Outgoing, crc32c
 from clients.errors import (
     BlobCorrupt,
     DigestMismatch,
@@ -262,6 +263,60 @@ def test_the_asynchronous_client_resumes_as_well(tmp_path: Path, serve: Callable
             return await client.download_blob(name)
 
     assert asyncio.run(run(serve(servicer))) == path.read_bytes() == DATA
+
+
+def test_a_refusal_reaches_the_asynchronous_client_however_early_it_comes(serve: Callable[..., str]) -> None:
+    """grpc.aio says INTERNAL in about half of such calls: its own failed write hides the server's error."""
+
+    class Full(Blobs):
+        def WriteBlob(self, requests: Iterator[pb.WriteBlobRequest], context: Any) -> pb.Upload:  # noqa: N802
+            fail(context, DiskFull("full"))
+            raise AssertionError
+
+    async def run(address: str) -> None:
+        async with AsyncRegistryClient(address) as client:
+            for _ in range(20):
+                with pytest.raises(DiskFull):
+                    await client.upload_blob(DATA)
+
+    asyncio.run(run(serve(Full())))
+
+
+def test_cancelling_an_asynchronous_upload_ends_its_call(serve: Callable[..., str]) -> None:
+    """The server is told: it does not wait for the rest until the deadline."""
+    reached, ended = threading.Event(), threading.Event()
+
+    class Waiting(Blobs):
+        def WriteBlob(self, requests: Iterator[pb.WriteBlobRequest], context: Any) -> pb.Upload:  # noqa: N802
+            context.add_callback(ended.set)
+            next(requests)
+            reached.set()
+            ended.wait(60)
+            return pb.Upload()
+
+    async def run(address: str) -> None:
+        async with AsyncRegistryClient(address) as client:
+            upload = asyncio.create_task(client.upload_blob(DATA))
+            assert await asyncio.to_thread(reached.wait, 60)
+            upload.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await upload
+            assert await asyncio.to_thread(ended.wait, 60)
+
+    asyncio.run(run(serve(Waiting())))
+
+
+def test_the_thread_of_a_failed_attempt_does_not_move_the_file_under_the_next() -> None:
+    """Both read the same file; gRPC's threads end some time after their calls."""
+    with _Outgoing(DATA, None) as blob:
+        stale, current = blob.requests(), blob.requests()
+        sent = b""
+        for request in current:
+            sent += request.chunk.content
+            next(stale, None)
+        left = blob.requests()
+    assert sent == DATA
+    assert list(left) == []  # the file is closed: nothing to send, and no error in a thread
 
 
 def test_an_upload_that_the_registry_never_completes_ends_in_an_error(
