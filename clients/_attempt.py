@@ -91,6 +91,7 @@ class Attempt:
             taste_candidates=spec.taste_candidates,
             derivation=spec.derivation.recipe_name,
             derivation_steps=spec.derivation_steps,
+            child_holds_out=spec.child_holds_out,
             variant=spec.variant.recipe_name,
             drop_shares=spec.drop_shares,
         )

@@ -126,6 +126,7 @@ def search_spec(
     taste_candidates: int,
     derivation: Derivation | str,
     derivation_steps: int,
+    child_holds_out: bool,
     variant: Variant | str,
     drop_shares: Sequence[float],
     here: bool,
@@ -152,4 +153,5 @@ def search_spec(
         executor=Executor.CALLER if here else Executor.POOL,
         derivation=Derivation.named(derivation),
         derivation_steps=derivation_steps,
+        child_holds_out=child_holds_out,
     )

@@ -512,6 +512,7 @@ class RegistryClient:
         taste_candidates: int = 0,
         derivation: Derivation | str = Derivation.UNSPECIFIED,
         derivation_steps: int = 0,
+        child_holds_out: bool = False,
         variant: Variant | str = Variant.UNSPECIFIED,
         drop_shares: Sequence[float] = (),
         stream: str = "",
@@ -535,6 +536,8 @@ class RegistryClient:
                 Negative `child_epochs`: no child network.
             derivation: how the architecture is chosen, "argmax" or "perturbation"; see `search.perturbation`.
             derivation_steps: with perturbation, weight steps of fine-tuning after every decision.
+            child_holds_out: keep the validation split out of the child network's training, to judge it by; by default
+                it is trained on both splits, and its validation accuracy is 0.
             variant: of DARTS, such as "darts-2nd"; unspecified for the first-order one.
             drop_shares: shares of the search, in [0, 1], at which every edge loses its weakest operation.
             seed: of every random choice.
@@ -558,6 +561,7 @@ class RegistryClient:
             taste_candidates=taste_candidates,
             derivation=derivation,
             derivation_steps=derivation_steps,
+            child_holds_out=child_holds_out,
             variant=variant,
             drop_shares=drop_shares,
             here=here,

@@ -394,6 +394,7 @@ class SearchSpec:
     executor: Executor = Executor.UNSPECIFIED
     derivation: Derivation = Derivation.UNSPECIFIED
     derivation_steps: int = 0
+    child_holds_out: bool = False
     variant: Variant = Variant.UNSPECIFIED
     drop_shares: tuple[float, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -445,6 +446,11 @@ class EpochMetrics:
     skip_count: int = 0
     learning_rate: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it has validation figures: a child network that is trained on both splits has none."""
+        return self.val_loss != 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

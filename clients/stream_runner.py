@@ -70,6 +70,7 @@ class StreamOptions:
     taste_candidates: int = 0
     derivation: Derivation = Derivation.UNSPECIFIED
     derivation_steps: int = 0
+    child_holds_out: bool = False  # child networks train without the validation split, to be judged by it
     variant: Variant = Variant.UNSPECIFIED
     drop_shares: tuple[float, ...] = ()
     here: bool = False  # run the searches in this process; images stay on this machine
@@ -94,6 +95,7 @@ class StreamOptions:
             taste_candidates=self.taste_candidates,
             derivation=self.derivation,
             derivation_steps=self.derivation_steps,
+            child_holds_out=self.child_holds_out,
             variant=self.variant,
             drop_shares=self.drop_shares,
             here=self.here,

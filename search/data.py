@@ -11,7 +11,7 @@ Legend: B batch, N images, H and W sides, K classes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -88,6 +88,12 @@ class Data:
     n_classes: int
     normalisation: Normalisation
     device: torch.device
+
+    def joined(self) -> Data:
+        """The same, with the validation images in the training split as well: nothing is left to choose by them."""
+        images, labels = zip(*((split.images, split.labels) for split in (self.train, self.val)), strict=True)
+        together = torch.cat(images).contiguous(memory_format=torch.channels_last)
+        return replace(self, train=TensorSplit(together, torch.cat(labels)))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from search.recipe import Recipe
 from search.supernet import Network
 
 __all__ = [
+    "UNJUDGED",
     "Score",
     "autocast",
     "calibrate",
@@ -41,6 +42,10 @@ class Score:
     def beats(self, other: Score | None) -> bool:
         """Better accuracy, or the same with a lower loss."""
         return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+UNJUDGED = Score(0.0, 0.0)
+"""Of a network for which no image was held out; no judged one has a loss of exactly 0."""
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

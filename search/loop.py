@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from search.data import Augmentation, Batches, Data, TensorSplit, send
 from search.dropping import drop_weakest
 from search.errors import SearchCancelled, SearchDiverged
-from search.evaluation import Score, autocast, evaluate
+from search.evaluation import UNJUDGED, Score, autocast, evaluate
 from search.optimizers import (
     load_optimizer_state,
     make_optimizer,
@@ -67,6 +67,7 @@ class Plan:
     head_steps: int = 0  # the first steps, in which only the head learns
     start_counts: bool = True  # whether a state from before the end of the first epoch may be the best
     keep_last: bool = False  # the last epoch is the result, whatever the validation split says of earlier ones
+    judged: bool = True  # by the validation split; False where that is trained on, and the last epoch is kept
 
 
 class Loop:
@@ -249,8 +250,11 @@ class Loop:
         )
 
     def evaluate(self) -> Score:
-        """Score on the validation split; the network's state is kept if it is the best so far."""
-        score = evaluate(self.network, self.data, self.data.val, self.recipe)
+        """Score on the validation split; the network's state is kept if it is the best so far.
+
+        Where the plan is not judged it has no score: `UNJUDGED`.
+        """
+        score = evaluate(self.network, self.data, self.data.val, self.recipe) if self.plan.judged else UNJUDGED
         self.note(score)
         return score
 

@@ -21,7 +21,7 @@ from search.child import derive_child, make_child
 from search.child_cost import ChildCost, measure_child
 from search.data import Data, load_data, make_generator, pick_device
 from search.errors import BlobCorrupt, InvalidArgument
-from search.evaluation import Score, calibrate, collect_logits, score_logits
+from search.evaluation import UNJUDGED, Score, calibrate, collect_logits, score_logits
 from search.heads import heads_of
 from search.loop import Loop, Plan
 from search.mapping import map_supernet
@@ -102,6 +102,7 @@ class _Run:
         self.dataset, self.space, self.seed, self.listener = dataset, space, seed, listener
         self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
         self.data: Data = load_data(dataset, space, pick_device(device))
+        self.child_data = self.data if recipe.child_holds_out else self.data.joined()
         self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message)
         self.decision: Decision | None = None
         self.loop: Loop | None = None
@@ -172,7 +173,7 @@ class _Run:
                 return
             assert self.genotype is not None
             generator = make_generator(self.seed, "child-network")
-            child = derive_child(supernet, self.genotype, self.data, self.recipe, generator=generator)
+            child = derive_child(supernet, self.genotype, self.child_data, self.recipe, generator=generator)
             self.child_loop = self._make_child_loop(child)
             self.seconds["child"] += time.monotonic() - began
             self._checkpoint()
@@ -200,6 +201,7 @@ class _Run:
             epochs=self.recipe.child_epochs,
             patience=self.recipe.child_epochs,  # its best epochs are the last, when the learning rate has come down
             keep_last=True,  # ... and a few dozen validation images, asked sixty times, would name a luckier one
+            judged=self.recipe.child_holds_out,
             learning_rate=self.recipe.child_learning_rate,
             weight_decay=self.recipe.child_weight_decay,
             label_smoothing=self.recipe.child_label_smoothing,
@@ -207,7 +209,7 @@ class _Run:
         )
         return Loop(
             child,
-            self.data,
+            self.child_data,
             self.recipe,
             plan,
             generator=make_generator(self.seed, "child"),
@@ -236,15 +238,15 @@ class _Run:
         supernet = self.loop.network
         val = self.loop.best
         assert val is not None
-        test = self._test(supernet)
+        test = self._test(supernet, self.data)
         genotype = self.genotype
         assert genotype is not None
         text = family_of(self.space).format_genotype(genotype)
-        child, child_val, child_test = None, Score(0.0, 0.0), Score(0.0, 0.0)
+        child, child_val, child_test = None, UNJUDGED, UNJUDGED
         cost = ChildCost(0, 0, 0.0, 0.0)
         if self.child_loop is not None:
             assert self.child_loop.best is not None
-            child_val, child_test = self.child_loop.best, self._test(self.child_loop.network)
+            child_val, child_test = self.child_loop.best, self._test(self.child_loop.network, self.child_data)
             child = self._save(self.child_loop.network, text, child_val, child_test)
             cost = measure_child(self.child_loop.network, self.data)
         return PipelineResult(
@@ -275,18 +277,19 @@ class _Run:
         assert self.decision is not None
         return next((taste.steps[-1] for taste in self.decision.tastes if taste.chosen and taste.steps), 0)
 
-    def _test(self, network: Network) -> Score:
-        """Score on the test split; leaves the network calibrated, as it is to be stored."""
-        calibrate(network, self.data, self.recipe)
-        return score_logits(*collect_logits(network, self.data, self.data.test, self.recipe))
+    def _test(self, network: Network, data: Data) -> Score:
+        """Score on the test split; leaves the network calibrated on what it was trained on, as it is to be stored."""
+        calibrate(network, data, self.recipe)
+        return score_logits(*collect_logits(network, data, data.test, self.recipe))
 
     def _save(self, network: Network, genotype: str, val: Score, test: Score) -> bytes:
         facts = {
             "dataset": self.dataset.digest,
             "class_names": list(self.dataset.class_names),
-            "val_accuracy": val.accuracy,
             "test_accuracy": test.accuracy,
         }
+        if val != UNJUDGED:
+            facts["val_accuracy"] = val.accuracy
         return save_weights(
             network, genotype=genotype, normalisation=self.data.normalisation, size=self.data.size, facts=facts
         )

@@ -90,6 +90,7 @@ class Recipe:
     most_skips: int = -1  # argmax only: skip connections in a cell, as P-DARTS limits them to 2; -1 for any number
     derivation_steps: int = 0  # perturbation only: weight steps of fine-tuning after every decision
     child_epochs: int = 20  # 0 for no child network
+    child_holds_out: bool = False  # whether the validation split stays out of its training, to judge it by
     child_channels: int = 0  # width of its first cell; 0 for the supernet's own, which alone can inherit weights
     child_learning_rate: float = 0.01  # first step's; it inherits weights, so this is fine-tuning
     child_head_scale: float = 0.1  # of the prototype head that it starts with

@@ -60,7 +60,7 @@ class Epoch:
     steps: int
     train_loss: float
     train_accuracy: float
-    val_loss: float
+    val_loss: float  # this and the next are 0 of a child network that is trained on the validation split as well
     val_accuracy: float
     alpha_entropy: float  # mean over edges, 1 is uniform and 0 decided
     skip_count: int  # skip connections in the genotype
@@ -77,7 +77,7 @@ class PipelineResult:
     genotype: str
     val_accuracy: float
     test_accuracy: float
-    child_val_accuracy: float
+    child_val_accuracy: float  # 0 unless the recipe holds the validation split out of its training
     child_test_accuracy: float
     child_parameters: int
     child_macs: int  # multiply-accumulates of one image

@@ -61,8 +61,8 @@ def _progress(job: SearchJob) -> str:
     if job.error is not None:
         return job.error.reason
     if job.progress is not None:
-        phase = job.progress.phase.value.lower()
-        return f"{phase} {job.progress.epoch}/{job.progress.epochs}, {output.percent(job.progress.val_accuracy)}"
+        at = f"{job.progress.phase.value.lower()} {job.progress.epoch}/{job.progress.epochs}"
+        return f"{at}, {output.percent(job.progress.val_accuracy)}" if job.progress.is_judged else at
     return ""
 
 

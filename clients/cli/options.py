@@ -22,6 +22,7 @@ __all__ = [
     "Cells",
     "Channels",
     "ChildEpochs",
+    "ChildHoldsOut",
     "DatasetPath",
     "DerivationOption",
     "DerivationSteps",
@@ -153,6 +154,14 @@ DerivationOption = Annotated[
     ),
 ]
 DerivationSteps = Annotated[int, _recipe("Perturbation: steps of fine-tuning after every decision.")]
+ChildHoldsOut = Annotated[
+    bool,
+    typer.Option(
+        "--child-holds-out",
+        help="Keep the validation split out of the child network's training, to judge it by.",
+        rich_help_panel=_RECIPE_PANEL,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=_RECIPE_PANEL)]
 
 Here = Annotated[

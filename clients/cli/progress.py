@@ -88,7 +88,7 @@ class JobProgress:
 
     def _on_epoch(self, epoch: EpochMetrics) -> None:
         name = "child network" if epoch.phase is Phase.CHILD else "search"
-        figures = f"validation {epoch.val_accuracy:.1%}"
+        figures = f"validation {epoch.val_accuracy:.1%}" if epoch.is_judged else f"training {epoch.train_accuracy:.1%}"
         if self._progress is None:
             self._line(f"{name}, epoch {epoch.epoch} of {epoch.epochs}: {figures}, {_counted(epoch.steps, 'step')}")
             return

@@ -76,10 +76,12 @@ _RECIPE_FIELDS = (
     "taste_share",
     "taste_candidates",
     "derivation_steps",
+    "child_holds_out",
 )
 _EPOCH_FIELDS = tuple(f.name for f in fields(EpochMetrics) if f.name not in ("phase", "epochs", "steps"))
 # A child network has no architecture parameters left.
 _CHILD_FIELDS = tuple(name for name in _EPOCH_FIELDS if name not in ("alpha_entropy", "skip_count"))
+_JUDGED_FIELDS = ("val_loss", "val_accuracy")
 
 
 def milliseconds(time: datetime | None) -> int:
@@ -185,8 +187,9 @@ def event_metrics(event: JobEvent) -> Iterator[Metric]:
     if event.epoch is not None:
         phase = event.epoch.phase
         for name in _CHILD_FIELDS if phase is Phase.CHILD else _EPOCH_FIELDS:
-            key = f"{phase.value.lower()}/{name}"
-            yield Metric(key, float(getattr(event.epoch, name)), at, event.epoch.steps)
+            if event.epoch.is_judged or name not in _JUDGED_FIELDS:
+                key = f"{phase.value.lower()}/{name}"
+                yield Metric(key, float(getattr(event.epoch, name)), at, event.epoch.steps)
     elif event.decision is not None:
         yield from _decision_metrics(event.decision, at)
 
@@ -209,10 +212,12 @@ def _short(version: str) -> str:
 
 
 def version_metrics(version: SupernetVersion) -> dict[str, float]:
-    """Figures and cost of a finished search, by name."""
+    """Figures and cost of a finished search, by name; no validation accuracy of a child network that has none."""
     values: dict[str, float] = {}
     if version.metrics is not None:
         values |= {f.name: float(getattr(version.metrics, f.name)) for f in fields(version.metrics)}
+        if not version.metrics.child_val_accuracy:
+            del values["child_val_accuracy"]
     if version.cost is not None:
         costs = (f.name for f in fields(version.cost) if f.name != "device")
         values |= {f"cost/{name}": float(getattr(version.cost, name)) for name in costs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +34,28 @@ def trained(data: Data) -> FixedResult:
 def test_it_learns_and_tells_every_epoch(data: Data) -> None:
     epochs: list[Epoch] = []
     result = train_fixed(
-        data, RECIPE, seed=0, cpu_seconds=60.0, fixed=replace(FIXED, most_epochs=15), on_epoch=epochs.append
+        data,
+        RECIPE,
+        seed=0,
+        cpu_seconds=60.0,
+        fixed=replace(FIXED, most_epochs=15, holds_out=True),
+        on_epoch=epochs.append,
     )
     assert [epoch.epoch for epoch in epochs] == list(range(1, 16))
     assert epochs[-1].steps == result.steps == 15
     assert max(epoch.val_accuracy for epoch in epochs) == pytest.approx(result.val_accuracy)
     assert result.test_accuracy > 0.9
     assert result.parameters == sum(parameter.numel() for parameter in result.network.parameters())
+
+
+def test_it_learns_from_both_splits_unless_told_to_hold_one_out(data: Data) -> None:
+    epochs: list[Epoch] = []
+    both = train_fixed(data, RECIPE, seed=0, cpu_seconds=0.0, fixed=FIXED, on_epoch=epochs.append)
+    assert [epoch.val_loss for epoch in epochs] == [0.0, 0.0]
+    assert both.val_accuracy == 0.0
+    assert both.steps == 2 * math.ceil((len(data.train) + len(data.val)) / FIXED.batch_size)
+    alone = train_fixed(data, RECIPE, seed=0, cpu_seconds=0.0, fixed=replace(FIXED, holds_out=True))
+    assert alone.steps == 2 * math.ceil(len(data.train) / FIXED.batch_size)
 
 
 def test_the_time_buys_epochs_between_the_fewest_and_the_most(data: Data, trained: FixedResult) -> None:

@@ -83,16 +83,40 @@ def test_a_search_reports_every_epoch_and_what_it_cost(cold):
         ("SEARCH", 1, 2),
         ("SEARCH", 2, 4),
         ("SEARCH", 3, 6),
-        ("CHILD", 1, 2),
-        ("CHILD", 2, 4),
+        ("CHILD", 1, 3),
+        ("CHILD", 2, 6),
     ]
     assert [d.source for d in recorder.decisions] == [""]
-    assert (result.search_steps, result.taste_steps, result.child_steps) == (6, 0, 4)
+    assert (result.search_steps, result.taste_steps, result.child_steps) == (6, 0, 6)
     assert result.device == "cpu"
     assert 0.0 < result.alpha_entropy <= 1.0
     family_of(SPACE).parse_genotype(SPACE, result.genotype)
     assert result.child_macs > result.child_parameters > 0
     assert 0.0 < result.child_single_seconds < 64 * result.child_batch_seconds
+
+
+def test_a_child_network_learns_from_both_splits_and_claims_no_validation_accuracy(cold):
+    """Three batches an epoch where the training split alone has two; nothing is left that it has not seen."""
+    result, recorder = cold
+    assert all(e.val_loss == e.val_accuracy == 0.0 for e in recorder.epochs if e.phase == "CHILD")
+    assert all(e.val_loss > 0.0 for e in recorder.epochs if e.phase == "SEARCH")
+    assert result.child_val_accuracy == 0.0
+    assert "val_accuracy" not in check_weights(result.child).metadata
+    assert "val_accuracy" in check_weights(result.weights).metadata
+
+
+def test_a_child_network_that_holds_the_validation_split_out_is_judged_by_it(cold):
+    """The same supernet; other steps, other weights, an honest accuracy; resumed as undisturbed."""
+    recorder, recipe = Recorder(), replace(RECIPE, child_holds_out=True)
+    result = run(recorder, recipe=recipe)
+    assert result.child_steps == 4
+    children = [e for e in recorder.epochs if e.phase == "CHILD"]
+    assert all(e.val_loss > 0.0 for e in children)
+    assert result.child_val_accuracy == children[-1].val_accuracy
+    assert check_weights(result.child).metadata["val_accuracy"] == result.child_val_accuracy
+    assert result.val_accuracy == cold[0].val_accuracy
+    assert result.child != cold[0].child
+    assert timeless(run(recipe=recipe, checkpoint=recorder.checkpoints[-2])) == timeless(result)
 
 
 def test_equal_seeds_give_equal_bytes_and_others_do_not(cold):

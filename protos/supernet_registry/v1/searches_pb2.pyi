@@ -221,6 +221,7 @@ class SearchSpec(_message.Message):
     EXECUTOR_FIELD_NUMBER: _builtins.int
     DERIVATION_FIELD_NUMBER: _builtins.int
     DERIVATION_STEPS_FIELD_NUMBER: _builtins.int
+    CHILD_HOLDS_OUT_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     DROP_SHARES_FIELD_NUMBER: _builtins.int
     DATASETS_FIELD_NUMBER: _builtins.int
@@ -251,6 +252,10 @@ class SearchSpec(_message.Message):
     """How the child network's architecture is chosen."""
     derivation_steps: _builtins.int
     """With PERTURBATION: weight steps of fine-tuning after every decision; 0 for none."""
+    child_holds_out: _builtins.bool
+    """Whether the validation split stays out of the child network's training, so that its validation accuracy says
+    something of unseen images. By default it is trained on both splits, since nothing is chosen about it any more.
+    """
     variant: Global___Variant.ValueType
     """Variant of DARTS."""
     without_replay: _builtins.bool
@@ -288,6 +293,7 @@ class SearchSpec(_message.Message):
         executor: Global___Executor.ValueType = ...,
         derivation: Global___Derivation.ValueType = ...,
         derivation_steps: _builtins.int = ...,
+        child_holds_out: _builtins.bool = ...,
         variant: Global___Variant.ValueType = ...,
         drop_shares: _abc.Iterable[_builtins.float] | None = ...,
         datasets: _abc.Iterable[_builtins.str] | None = ...,
@@ -295,7 +301,7 @@ class SearchSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "datasets", b"datasets", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant", "without_replay", b"without_replay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "child_holds_out", b"child_holds_out", "datasets", b"datasets", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant", "without_replay", b"without_replay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,9 +647,9 @@ class EpochMetrics(_message.Message):
     train_accuracy: _builtins.float
     """Training accuracy, in [0, 1]."""
     val_loss: _builtins.float
-    """Validation loss, in nats."""
+    """Validation loss, in nats; 0 where the network is trained on the validation split as well."""
     val_accuracy: _builtins.float
-    """Validation accuracy, BatchNorm recalibrated, in [0, 1]."""
+    """Validation accuracy, BatchNorm recalibrated, in [0, 1]; means nothing where the loss is 0."""
     alpha_entropy: _builtins.float
     """Mean entropy of the architecture distributions, as a share of the largest possible: 1 is uniform, 0 decided."""
     skip_count: _builtins.int

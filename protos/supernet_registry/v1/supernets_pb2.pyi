@@ -173,7 +173,7 @@ class Metrics(_message.Message):
     test_accuracy: _builtins.float
     """Test accuracy of the supernet, BatchNorm recalibrated."""
     child_val_accuracy: _builtins.float
-    """Validation accuracy of the child network."""
+    """Validation accuracy of the child network; 0 if it was trained on the validation split as well (the default)."""
     child_test_accuracy: _builtins.float
     """Test accuracy of the child network."""
     child_parameters: _builtins.int
