@@ -450,7 +450,7 @@ class EpochMetrics:
     @property
     def is_judged(self) -> bool:
         """Whether it has validation figures: a child network that is trained on both splits has none."""
-        return self.val_loss != 0.0
+        return self.phase is not Phase.CHILD or self.val_loss != 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

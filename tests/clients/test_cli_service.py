@@ -44,8 +44,16 @@ def test_progress_goes_to_stderr_and_the_result_for_people_to_stdout(cli: Cli, b
     result = cli("search", bars, "--name", "people", "--source", "scratch", *TINY)
     assert result.code == 0
     assert "search, epoch 1 of 1: validation" in result.err
+    assert "child network, epoch 1 of 1: training" in result.err, "it has learnt from the validation images"
     assert "people/1" in result.out
     assert max(len(line) for line in result.out.splitlines()) <= 80
+
+
+def test_a_child_network_may_be_held_to_the_validation_split(cli: Cli, bars: Path, searched: dict[str, object]) -> None:
+    """Else it has no validation accuracy to tell."""
+    assert searched["child_val_accuracy"] is None
+    held = cli("search", bars, "--name", "held", "--source", "scratch", "--child-holds-out", *TINY, "--json").json
+    assert 0 < held["child_val_accuracy"] <= 1
 
 
 def test_the_same_request_id_finds_the_same_job(cli: Cli, bars: Path) -> None:

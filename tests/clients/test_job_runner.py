@@ -119,6 +119,20 @@ def test_a_job_says_how_its_architecture_is_chosen(client: RegistryClient) -> No
     assert second.cost.child_steps == first.cost.child_steps + 2 * edges
 
 
+def test_a_job_says_whether_its_child_network_is_judged_by_the_validation_split(client: RegistryClient) -> None:
+    """Only where that split stays out of its training are there validation figures, of epochs and of the version."""
+    for name, holds_out in (("both", False), ("held-out", True)):
+        options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
+        job = client.submit_search(tiny_dataset(), name=name, child_holds_out=holds_out, **options)
+        version = run(client, job)
+        assert version is not None
+        assert version.metrics is not None
+        epochs = [event.epoch for event in client.watch_search_job(job.name) if event.epoch is not None]
+        assert [epoch.is_judged for epoch in epochs] == [True, holds_out]
+        assert (version.metrics.child_val_accuracy > 0.0) == holds_out
+        assert version.metrics.child_test_accuracy > 0.0
+
+
 def test_the_search_is_of_the_variant_and_the_space_that_the_job_asks_for(client: RegistryClient) -> None:
     """PC-DARTS with dropped operations, from submission to a stored version of its own kind."""
     space = replace(tiny_space(), channels=8, partial_channels=4)

@@ -8,7 +8,7 @@ import torch
 
 from search.data import Augmentation, Batches, Normalisation, fit_size, load_data, make_generator, prepare_images
 from search.spaces import make_space
-from tests.tiny_search import tiny_dataset
+from tests.tiny_search import tiny_dataset, tiny_space
 
 CPU = torch.device("cpu")
 
@@ -94,6 +94,15 @@ def test_batches_go_on_from_their_state():
     resumed = Batches(30, 10, other)
     resumed.load_state(state)
     assert [resumed.draw().tolist() for _ in range(5)] == expected
+
+
+def test_joined_data_have_the_validation_images_in_both_splits():
+    data = load_data(tiny_dataset(), tiny_space(), CPU)
+    joined = data.joined()
+    assert torch.equal(joined.train.images, torch.cat([data.train.images, data.val.images]))
+    assert torch.equal(joined.train.labels, torch.cat([data.train.labels, data.val.labels]))
+    assert joined.train.images.is_contiguous(memory_format=torch.channels_last)
+    assert (joined.val, joined.test, joined.normalisation) == (data.val, data.test, data.normalisation)
 
 
 def test_every_purpose_has_its_own_random_stream():

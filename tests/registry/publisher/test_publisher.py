@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ from mlflow.protos.databricks_pb2 import (
 from publisher_life import GENOTYPE, SPACE, Life, content, run_of
 from requests import HTTPError, Response
 
-from clients.resources import AbandonOutcome, JobError
+from clients.resources import AbandonOutcome, EpochMetrics, JobError, JobEvent, Metrics, Phase, SupernetVersion
 from registry.catalog import Catalog
 from registry.publisher.drain import Publisher
 from registry.publisher.failures import is_rejection
+from registry.publisher.mapping import event_metrics, version_metrics
 from registry.publisher.store import connect, tracking_store
 
 # MLflow 3.17's own tables use a loader strategy that SQLAlchemy 2.1 deprecates; the warning comes at their import.
@@ -83,6 +85,21 @@ def test_epochs_become_metrics_with_the_registrys_own_times(
     times = [e.time for e in catalog.jobs.events(job.name) if e.epoch is not None]
     assert [(m.step, m.value) for m in history] == [(10 * epoch, epoch / 1000) for epoch in range(250)]
     assert [m.timestamp for m in history] == [round(time.timestamp() * 1000) for time in times if time is not None]
+
+
+def test_a_child_network_that_nobody_judged_has_no_validation_metrics() -> None:
+    """A zero would look like a failure, and an accuracy on images that it was trained on like a success."""
+    child = EpochMetrics(phase=Phase.CHILD, epoch=1, steps=8, train_loss=0.5, train_accuracy=0.75)
+    names = {metric.key for metric in event_metrics(JobEvent(epoch=child))}
+    assert "child/train_accuracy" in names
+    assert not any("val_" in name for name in names)
+    judged = replace(child, val_loss=0.25, val_accuracy=0.5)
+    values = {metric.key: metric.value for metric in event_metrics(JobEvent(epoch=judged))}
+    assert (values["child/val_loss"], values["child/val_accuracy"]) == (0.25, 0.5)
+    version = SupernetVersion(metrics=Metrics(val_accuracy=0.875, child_test_accuracy=0.75))
+    assert "child_val_accuracy" not in version_metrics(version)
+    version = SupernetVersion(metrics=Metrics(child_val_accuracy=0.5))
+    assert version_metrics(version)["child_val_accuracy"] == 0.5
 
 
 def test_the_choice_of_a_source_can_be_followed(life: Life, publisher: Publisher, embedded: MlflowClient) -> None:
