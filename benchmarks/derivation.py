@@ -34,7 +34,7 @@ def main() -> None:
         dataset = load_dataset(arguments.tasks / f"{name}.npz")
         for seed in arguments.seeds:
             for derivation in DERIVATIONS:
-                recipe = replace(Recipe.for_space(space), derivation=derivation)
+                recipe = replace(Recipe.for_space(space), derivation=derivation, child_holds_out=True)
                 if derivation == "perturbation":
                     recipe = replace(recipe, derivation_steps=arguments.steps)
                 result = run_pipeline(dataset, space, recipe, seed=seed, device=arguments.device)

@@ -232,7 +232,8 @@ def judge(network: Network, data: Data) -> float:
 
 
 def train_child(supernet: Network, data: Data, seed: int) -> float:
-    """Held-out accuracy of its child network."""
+    """Held-out accuracy of its child network, trained on both splits as the pipeline does it."""
+    data = data.joined()
     child = derive_child(supernet, supernet.derive(), data, RECIPE, generator=make_generator(seed, "child-network"))
     plan = Plan(
         phase="CHILD",
@@ -243,6 +244,7 @@ def train_child(supernet: Network, data: Data, seed: int) -> float:
         label_smoothing=RECIPE.child_label_smoothing,
         search_alphas=False,
         keep_last=True,
+        judged=False,
     )
     loop = Loop(child, data, RECIPE, plan, generator=make_generator(seed, "child"))
     run_child(loop)

@@ -132,7 +132,8 @@ def main() -> None:
     epochs = 2 if arguments.quick else arguments.epochs
     tasks = NAMES[:1] if arguments.quick else NAMES
     # No early stop: rows are to differ by their variant, not by when a plateau was seen.
-    recipe = replace(Recipe.for_space(make_space()), epochs=epochs, child_epochs=epochs, patience=epochs)
+    recipe = Recipe.for_space(make_space())
+    recipe = replace(recipe, epochs=epochs, child_epochs=epochs, patience=epochs, child_holds_out=True)
     rows = [row for row in ROWS if not arguments.rows or row.name in ("darts", *arguments.rows)]
     figures = []
     for task in tasks:
