@@ -10,6 +10,7 @@ is the same to the last bit as if nothing had happened (times apart).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from search.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.child import derive_child, make_child
 from search.child_cost import ChildCost, measure_child
 from search.data import Data, load_data, make_generator, pick_device
-from search.errors import BlobCorrupt, InvalidArgument
+from search.errors import BlobCorrupt, InvalidArgument, SearchDiverged
 from search.evaluation import UNJUDGED, Score, calibrate, collect_logits, score_logits
 from search.heads import heads_of
 from search.loop import Loop, Plan
@@ -77,7 +78,7 @@ def run_pipeline(
         BlobCorrupt: the checkpoint is unreadable.
         SearchCancelled: the listener said stop.
         NotEnoughMemory: not even two images a step fit the device.
-        SearchDiverged: loss or weights became infinite, and again after a rollback.
+        SearchDiverged: loss or weights became infinite, and again after a rollback, or in the end on the test split.
     """
     recipe.check()
     recipe.check_space(space)
@@ -278,9 +279,19 @@ class _Run:
         return next((taste.steps[-1] for taste in self.decision.tastes if taste.chosen and taste.steps), 0)
 
     def _test(self, network: Network, data: Data) -> Score:
-        """Score on the test split; leaves the network calibrated on what it was trained on, as it is to be stored."""
+        """Score on the test split; leaves the network calibrated on what it was trained on, as it is to be stored.
+
+        Raises:
+            SearchDiverged: the loss is no number. Nothing has looked at the answers of a child network before.
+        """
         calibrate(network, data, self.recipe)
-        return score_logits(*collect_logits(network, data, data.test, self.recipe))
+        score = score_logits(*collect_logits(network, data, data.test, self.recipe))
+        if not math.isfinite(score.loss):
+            raise SearchDiverged(
+                "The test loss became infinite.",
+                remedy="Lower the learning rate, or look for constant or broken images.",
+            )
+        return score
 
     def _save(self, network: Network, genotype: str, val: Score, test: Score) -> bytes:
         facts = {

@@ -97,7 +97,8 @@ def _log_run(client: MlflowClient, experiment: str, parent: str, tags: Mapping[s
 
 
 def _row_metrics(row: StreamRow) -> Iterator[tuple[str, float]]:
-    yield "val_accuracy", row.val_accuracy
+    if row.val_accuracy:  # a fixed network has none: it is trained on the validation split
+        yield "val_accuracy", row.val_accuracy
     yield "test_accuracy", row.test_accuracy
     yield "child_test_accuracy", row.child_test_accuracy
     yield "steps", row.steps

@@ -12,8 +12,9 @@ from safetensors.torch import save
 from search.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.child import load_child
 from search.data import load_data, pick_device
-from search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SpaceMismatch, UnsafeWeights
-from search.evaluation import collect_logits
+from search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SearchDiverged, SpaceMismatch, UnsafeWeights
+from search.evaluation import Score, collect_logits
+from search.loop import Loop
 from search.pipeline import Candidate, Decision, Epoch, Listener, PipelineResult, run_pipeline
 from search.recipe import Recipe
 from search.serialization import discrete_network, load_weights
@@ -117,6 +118,21 @@ def test_a_child_network_that_holds_the_validation_split_out_is_judged_by_it(col
     assert result.val_accuracy == cold[0].val_accuracy
     assert result.child != cold[0].child
     assert timeless(run(recipe=recipe, checkpoint=recorder.checkpoints[-2])) == timeless(result)
+
+
+def test_a_child_network_whose_answers_are_no_numbers_is_no_result(monkeypatch):
+    """Its training loss was finite and nothing else looks at it before the test split does."""
+    restore = Loop.restore_best
+
+    def restore_broken(loop: Loop) -> Score:
+        score = restore(loop)
+        if loop.plan.phase == "CHILD":
+            loop.network.head.bias.data.fill_(float("inf"))
+        return score
+
+    monkeypatch.setattr(Loop, "restore_best", restore_broken)
+    with pytest.raises(SearchDiverged, match="test loss"):
+        run()
 
 
 def test_equal_seeds_give_equal_bytes_and_others_do_not(cold):
