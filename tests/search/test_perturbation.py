@@ -135,7 +135,7 @@ def run(listener: Listener, **options) -> PipelineResult:
 def test_a_search_that_selects_by_perturbation_goes_on_from_any_checkpoint_and_after_any_stop():
     recorder = Recorder()
     whole = run(recorder)
-    assert whole.child_steps == 2 + 3  # an epoch, and a step after the decision of each of three edges
+    assert whole.child_steps == 3 + 3  # an epoch of both splits, and a step after the decision of each of three edges
     family_of(SPACE).parse_genotype(SPACE, whole.genotype)
     for checkpoint in recorder.checkpoints:
         assert run(Listener(), checkpoint=checkpoint).child == whole.child
