@@ -54,7 +54,8 @@ def test_killed_anywhere_it_goes_on_without_twins(
     assert publisher.drain().published == left
     found = content(embedded)
     assert (found["runs"], found["inputs"], found["models"], found["versions"]) == (2, 2, 1, 2)
-    # 9 figures in each of 3 epochs, 15 of the result (nobody judged its child); the second run has its distance and two taste curves besides.
+    # 9 figures in each of 3 epochs, 15 of the result (none of a child on validation images); the second run has its
+    # distance and two taste curves besides.
     assert found["metrics"] == 2 * (3 * 9 + 9 + 6) + 1 + (1 + 2 + 2) + (2 + 2)
     assert str(embedded.get_model_version_by_alias("letters", "head").version) == "2"
 
