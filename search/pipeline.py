@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -103,7 +104,6 @@ class _Run:
         self.dataset, self.space, self.seed, self.listener = dataset, space, seed, listener
         self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
         self.data: Data = load_data(dataset, space, pick_device(device))
-        self.child_data = self.data if recipe.child_holds_out else self.data.joined()
         self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message)
         self.decision: Decision | None = None
         self.loop: Loop | None = None
@@ -111,6 +111,11 @@ class _Run:
         self.genotype: Genotype | None = None  # once derived
         self.derivation_steps = 0
         self.seconds = {"search": 0.0, "child": 0.0}
+
+    @cached_property
+    def child_data(self) -> Data:
+        """What the child network is trained on; made when it is needed, for it is another copy on the device."""
+        return self.data if self.given.child_holds_out else self.data.joined()
 
     def decide(self, candidates: Sequence[Candidate], mode: str, *, taste: bool) -> None:
         """Choose where the search starts, and set up its loop."""
