@@ -323,7 +323,7 @@ class Parent:
 class Metrics:
     val_accuracy: float = 0.0
     test_accuracy: float = 0.0
-    child_val_accuracy: float = 0.0
+    child_val_accuracy: float = 0.0  # 0 where the child network is trained on the validation split as well
     child_test_accuracy: float = 0.0
     child_parameters: int = 0
     alpha_entropy: float = 0.0
