@@ -41,6 +41,7 @@ from clients.resources import (
     TransferMode,
 )
 from search.recipe import Recipe
+from search.recipe_settings import apply_settings
 from search.results import Candidate, Decision, Epoch, Listener, PipelineResult
 from search.spaces import SearchSpace, space_from_fields
 from search.tasks import ImageDataset
@@ -82,19 +83,7 @@ class Attempt:
             return self._write_back(self._generalist(checkpoint_blob))
         spec = self._spec
         space = space_from_fields(spec.search_space)
-        recipe = Recipe.for_space(space).override(
-            epochs=spec.epochs,
-            patience=spec.patience,
-            batch_size=spec.batch_size,
-            child_epochs=spec.child_epochs,
-            taste_share=spec.taste_share,
-            taste_candidates=spec.taste_candidates,
-            derivation=spec.derivation.recipe_name,
-            derivation_steps=spec.derivation_steps,
-            child_holds_out=spec.child_holds_out,
-            variant=spec.variant.recipe_name,
-            drop_shares=spec.drop_shares,
-        )
+        recipe = _recipe(spec, space)
         data = self._images(self._job.dataset) if dataset is None else self._checked(dataset)
 
         def search(checkpoint: bytes | None) -> PipelineResult:
@@ -120,9 +109,7 @@ class Attempt:
 
         spec = self._spec
         space = space_from_fields(spec.search_space)
-        recipe = Recipe.for_space(space).override(
-            epochs=spec.epochs, patience=spec.patience, batch_size=spec.batch_size
-        )
+        recipe = _recipe(spec, space)
         data = [self._images(name) for name in spec.datasets]
 
         def pretrain(checkpoint: bytes | None) -> PipelineResult:
@@ -360,6 +347,24 @@ def device_name(device: str = "auto") -> str:
         raise InvalidArgument(
             f"There is no device {device!r} here ({error}).", remedy="Use auto, cpu, cuda or cuda:N.", field="device"
         ) from error
+
+
+def _recipe(spec: SearchSpec, space: SearchSpace) -> Recipe:
+    """The space's recipe with what the spec wants otherwise. Raises InvalidArgument."""
+    recipe = Recipe.for_space(space).override(
+        epochs=spec.epochs,
+        patience=spec.patience,
+        batch_size=spec.batch_size,
+        child_epochs=spec.child_epochs,
+        taste_share=spec.taste_share,
+        taste_candidates=spec.taste_candidates,
+        derivation=spec.derivation.recipe_name,
+        derivation_steps=spec.derivation_steps,
+        child_holds_out=spec.child_holds_out,
+        variant=spec.variant.recipe_name,
+        drop_shares=spec.drop_shares,
+    )
+    return apply_settings(recipe, spec.recipe)
 
 
 def _transfer_mode(spec: SearchSpec) -> TransferMode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from clients.resources import (
     TransferMode,
     Variant,
 )
+from search.recipe_settings import settings_text
 from search.spaces import SearchSpace, make_space
 
 if TYPE_CHECKING:
@@ -129,9 +130,12 @@ def search_spec(
     child_holds_out: bool,
     variant: Variant | str,
     drop_shares: Sequence[float],
+    recipe: Mapping[str, object] | None,
     here: bool,
 ) -> SearchSpec:
     """The spec of a job from a user's options; zeros leave the choice to the server and the recipe.
+
+    `recipe` has other fields of the recipe by name.
 
     Raises InvalidArgument for an unknown variant or derivation, InvalidSearchSpace.
     """
@@ -150,6 +154,7 @@ def search_spec(
         taste_candidates=taste_candidates,
         variant=Variant.named(variant),
         drop_shares=tuple(drop_shares),
+        recipe=settings_text(recipe or {}),
         executor=Executor.CALLER if here else Executor.POOL,
         derivation=Derivation.named(derivation),
         derivation_steps=derivation_steps,

@@ -37,6 +37,7 @@ from clients.resources import (
     SupernetVersion,
     Upload,
 )
+from search.recipe_settings import settings_text
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -244,6 +245,7 @@ def pretrain_generalist(
     patience: int,
     batch_size: int,
     seed: int,
+    recipe: Mapping[str, object] | None,
     stream: str,
     labels: Mapping[str, str] | None,
     request_id: str | None,
@@ -259,6 +261,7 @@ def pretrain_generalist(
         patience=patience,
         batch_size=batch_size,
         seed=seed,
+        recipe=settings_text(recipe or {}),
         stream=stream,
         labels=labels,
         request_id=request_id_or_new(request_id),

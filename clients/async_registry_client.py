@@ -195,6 +195,7 @@ class AsyncRegistryClient:
         patience: int = 0,
         batch_size: int = 0,
         seed: int = 0,
+        recipe: Mapping[str, object] | None = None,
         stream: str = "",
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
@@ -210,6 +211,7 @@ class AsyncRegistryClient:
             patience=patience,
             batch_size=batch_size,
             seed=seed,
+            recipe=recipe,
             stream=stream,
             labels=labels,
             request_id=request_id,
@@ -397,6 +399,7 @@ class AsyncRegistryClient:
         child_holds_out: bool = False,
         variant: Variant | str = Variant.UNSPECIFIED,
         drop_shares: Sequence[float] = (),
+        recipe: Mapping[str, object] | None = None,
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -422,6 +425,7 @@ class AsyncRegistryClient:
             child_holds_out=child_holds_out,
             variant=variant,
             drop_shares=drop_shares,
+            recipe=recipe,
             here=here,
         )
         registered = await self.register_dataset(

@@ -239,6 +239,7 @@ class RegistryClient:
         patience: int = 0,
         batch_size: int = 0,
         seed: int = 0,
+        recipe: Mapping[str, object] | None = None,
         stream: str = "",
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
@@ -254,7 +255,7 @@ class RegistryClient:
             replay: whether the base's datasets are trained along; if not, they are only scored before and after.
             epochs, patience, batch_size: the recipe; 0 for its defaults.
             seed: of every random choice.
-            stream, labels: as for `submit_search`.
+            recipe, stream, labels: as for `submit_search`.
             request_id: the same id and the same request return the same job; random if not given.
             validate_only: check everything, create nothing.
 
@@ -270,6 +271,7 @@ class RegistryClient:
             patience=patience,
             batch_size=batch_size,
             seed=seed,
+            recipe=recipe,
             stream=stream,
             labels=labels,
             request_id=request_id,
@@ -515,6 +517,7 @@ class RegistryClient:
         child_holds_out: bool = False,
         variant: Variant | str = Variant.UNSPECIFIED,
         drop_shares: Sequence[float] = (),
+        recipe: Mapping[str, object] | None = None,
         stream: str = "",
         stream_step: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -540,6 +543,8 @@ class RegistryClient:
                 it is trained on both splits, and its validation accuracy is 0.
             variant: of DARTS, such as "darts-2nd"; unspecified for the first-order one.
             drop_shares: shares of the search, in [0, 1], at which every edge loses its weakest operation.
+            recipe: other fields of `search.recipe.Recipe` by name, such as {"horizontal_flip": True}, where the search
+                space's own are not wanted.
             seed: of every random choice.
             stream, stream_step: the task stream that the job belongs to, and its place in it.
             labels: free labels of the job.
@@ -564,6 +569,7 @@ class RegistryClient:
             child_holds_out=child_holds_out,
             variant=variant,
             drop_shares=drop_shares,
+            recipe=recipe,
             here=here,
         )
         registered = self.register_dataset(

@@ -397,6 +397,7 @@ class SearchSpec:
     child_holds_out: bool = False
     variant: Variant = Variant.UNSPECIFIED
     drop_shares: tuple[float, ...] = ()
+    recipe: Mapping[str, str] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
     without_replay: bool = False
 

@@ -14,15 +14,19 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
+
+from google.protobuf.json_format import MessageToDict
+from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
 
 from clients import _prepare
 from clients._here import run_job_here
 from clients._prepare import Space
 from clients._scores import Scores
+from clients.convert import to_proto
 from clients.errors import ImagesMissing, NotFound, SearchFailed
 from clients.registry_client import RegistryClient
 from clients.resources import (
@@ -73,6 +77,7 @@ class StreamOptions:
     child_holds_out: bool = False  # child networks train without the validation split, to be judged by it
     variant: Variant = Variant.UNSPECIFIED
     drop_shares: tuple[float, ...] = ()
+    recipe: Mapping[str, object] = field(default_factory=dict)  # other fields of the recipe, by name
     here: bool = False  # run the searches in this process; images stay on this machine
     device: str = "auto"  # for `here` and `evaluate`
     retain_images: bool = False
@@ -98,6 +103,7 @@ class StreamOptions:
             child_holds_out=self.child_holds_out,
             variant=self.variant,
             drop_shares=self.drop_shares,
+            recipe=self.recipe,
             here=self.here,
         )
 
@@ -135,8 +141,12 @@ def slug(name: str) -> str:
 
 
 def request_id(stream_name: str, step: int, digest: str, spec: SearchSpec, *, attempt: int = 0) -> str:
-    """The UUID of a step's job: the same step of the same stream on the same data always has the same one."""
-    content = {"stream": stream_name, "step": step, "dataset": digest, "spec": asdict(spec), "attempt": attempt}
+    """The UUID of a step's job: the same step of the same stream on the same data always has the same one.
+
+    Of the spec only what is set counts, so that a release with more fields goes on with the streams of an older one.
+    """
+    given = MessageToDict(to_proto(spec, SpecMessage), preserving_proto_field_name=True)
+    content = {"stream": stream_name, "step": step, "dataset": digest, "spec": given, "attempt": attempt}
     return str(uuid5(_NAMESPACE, json.dumps(content, sort_keys=True)))
 
 

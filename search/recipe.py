@@ -153,6 +153,12 @@ class Recipe:
                 remedy=f"Use one of {', '.join(DERIVATIONS)}.",
                 field="derivation",
             )
+        if not all(0.0 <= beta < 1.0 for beta in self.alpha_betas):
+            raise InvalidArgument(
+                f"alpha_betas={self.alpha_betas} are not between 0 and 1.",
+                remedy="Give two numbers of at least 0 and less than 1.",
+                field="alpha_betas",
+            )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -172,32 +178,58 @@ class Recipe:
             )
 
 
+_STEPS = (0, 1_000_000)
+_EPOCHS = (1, 10_000)
+_SHARE = (0.0, 1.0)
+_RATE = (0.0, 10.0)
 _RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, 10_000),
-    "warm_epochs": (1, 10_000),
-    "patience": (1, 10_000),
+    "epochs": _EPOCHS,
+    "warm_epochs": _EPOCHS,
+    "patience": _EPOCHS,
     "batch_size": (2, 65_536),
     "least_epoch_steps": (1, 10_000),
-    "head_scale": (0.0, 1.0),
-    "head_steps": (0, 1_000_000),
-    "learning_rate": (0.0, 10.0),
-    "warm_learning_rate": (0.0, 10.0),
-    "rollback_factor": (0.0, 1.0),
-    "child_epochs": (0, 10_000),
-    "child_head_scale": (0.0, 1.0),
+    "learning_rate": _RATE,
+    "learning_rate_min": _RATE,
+    "warm_learning_rate": _RATE,
+    "warmup_steps": _STEPS,
+    "momentum": _SHARE,
+    "weight_decay": _RATE,
+    "clip_norm": (0.0, 1e6),
+    "label_smoothing": _SHARE,
+    "rollback_factor": _SHARE,
+    "alpha_learning_rate": _RATE,
+    "alpha_weight_decay": _RATE,
+    "alpha_every": (1, 1_000),
+    "alpha_scale": (0.0, 10.0),
+    "alpha_prior": (0.0, 100.0),
+    "perturbation": _SHARE,
+    "perturbation_steps": (1, 1_000),
+    "alpha_rest": _SHARE,
+    "dirichlet_anchor": (0.0, 1e3),
+    "crop_padding": (0, 64),
+    "max_rotation_degrees": (0.0, 180.0),
+    "max_zoom": (0.0, 0.9),
+    "head_scale": _SHARE,
+    "head_steps": _STEPS,
+    "entropy_floor": _SHARE,
+    "taste_share": _SHARE,
+    "taste_candidates": (0, 64),
+    "taste_finalists": (1, 64),
+    "taste_clear": (0.0, 1e9),
+    "taste_likely": (0.0, 1e9),
+    "fine_tune_closing": (-1e9, 1e9),  # beyond [0, 1]: always, never
     "most_skips": (-1, 1_000),
     "derivation_steps": (0, 10_000),
-    "taste_share": (0.0, 1.0),
-    "taste_candidates": (0, 64),
-    "alpha_every": (1, 1_000),
-    "alpha_prior": (0.0, 100.0),
-    "perturbation": (0.0, 1.0),
-    "perturbation_steps": (1, 1_000),
-    "alpha_rest": (0.0, 1.0),
-    "dirichlet_anchor": (0.0, 1e3),
+    "child_epochs": (0, 10_000),
+    "child_channels": (0, 1_024),
+    "child_learning_rate": _RATE,
+    "child_head_scale": _SHARE,
+    "child_label_smoothing": _SHARE,
+    "child_weight_decay": _RATE,
     "calibration_images": (2, 10_000_000),
     "eval_batch_size": (1, 65_536),
 }
+"""Least and greatest values of every field that is one number."""
 
 _SMALL = Recipe(
     epochs=14,

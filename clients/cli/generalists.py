@@ -19,8 +19,10 @@ from clients.cli.options import (
     Patience,
     Resolution,
     Seed,
+    Settings,
     Space,
     StemStride,
+    recipe_settings,
     search_space,
 )
 from clients.cli.searching import finished, result_of, wait_for
@@ -75,6 +77,7 @@ def generalist(
     epochs: Epochs = 0,
     patience: Patience = 0,
     batch_size: BatchSize = 0,
+    settings: Settings = None,
     seed: Seed = 0,
     stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
@@ -114,6 +117,7 @@ def generalist(
             epochs=epochs,
             patience=patience,
             batch_size=batch_size,
+            recipe=recipe_settings(settings),
             seed=seed,
             stream=stream,
             request_id=request_id,

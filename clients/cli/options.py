@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,8 @@ import typer
 from clients.cli import names
 from clients.resources import Derivation, TransferMode, Variant
 from search.errors import InvalidArgument
+from search.recipe import Recipe
+from search.recipe_settings import apply_settings
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -37,6 +39,7 @@ __all__ = [
     "Resolution",
     "RetainImages",
     "Seed",
+    "Settings",
     "Source",
     "Space",
     "StemStride",
@@ -46,6 +49,7 @@ __all__ = [
     "VariantOption",
     "VersionName",
     "plot_option",
+    "recipe_settings",
     "resolve_source",
     "search_space",
 ]
@@ -162,6 +166,15 @@ ChildHoldsOut = Annotated[
         rich_help_panel=_RECIPE_PANEL,
     ),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another field of the recipe, such as horizontal_flip=true; may be given several times.",
+        rich_help_panel=_RECIPE_PANEL,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=_RECIPE_PANEL)]
 
 Here = Annotated[
@@ -192,6 +205,18 @@ MomentsOnly = Annotated[
 def plot_option(help_text: str) -> object:
     """The option `--plot FILE` of a command that can draw its result."""
     return typer.Option("--plot", metavar="FILE", help=help_text)
+
+
+def recipe_settings(given: Sequence[str] | None) -> dict[str, str]:
+    """What `--set` says: values by name, checked before anything is sent. Raises InvalidArgument."""
+    settings = {}
+    for text in given or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise InvalidArgument(f"{text!r} is not NAME=VALUE.", remedy="Write horizontal_flip=true.", field="set")
+        settings[name.strip()] = value.strip()
+    apply_settings(Recipe(), settings, field="set")
+    return settings
 
 
 def search_space(family: str | None, overrides: Mapping[str, int]) -> SearchSpace | None:

@@ -30,6 +30,7 @@ from clients.cli.options import (
     Resolution,
     RetainImages,
     Seed,
+    Settings,
     Source,
     Space,
     StemStride,
@@ -37,6 +38,7 @@ from clients.cli.options import (
     TasteShare,
     TransferModeOption,
     VariantOption,
+    recipe_settings,
     resolve_source,
     search_space,
 )
@@ -99,6 +101,7 @@ def search(
     child_holds_out: ChildHoldsOut = False,
     variant: VariantOption = Variant.UNSPECIFIED,
     drop_at: DropAt = None,
+    settings: Settings = None,
     seed: Seed = 0,
     stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
@@ -121,7 +124,7 @@ def search(
 
         supernet-registry search digits.npz --name digits
 
-        supernet-registry search photos/ --name birds --source flowers/2 --epochs 20
+        supernet-registry search photos/ --name birds --source flowers/2 --epochs 20 --set horizontal_flip=true
 
         supernet-registry search scans.npz --name scans --here
 
@@ -166,6 +169,7 @@ def search(
                 child_holds_out=child_holds_out,
                 variant=variant,
                 drop_shares=drop_at or (),
+                recipe=recipe_settings(settings),
                 stream=stream,
                 here=here,
                 retain_images=retain_images,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from clients.resources import SearchJob, SearchSpec, SourcePolicy, TransferMode
 from registry.catalog import names
 from registry.catalog.checks import check_labels, check_number, check_text
-from registry.catalog.job_checks import DEFAULT_STREAM, SPEC_RANGES
+from registry.catalog.job_checks import DEFAULT_STREAM, SPEC_RANGES, check_recipe
 from registry.schema import datasets, job_datasets, jobs, versions
 from search.errors import ImagesMissing, InvalidArgument
 
@@ -47,6 +47,7 @@ def check_generalist_draft(job: SearchJob) -> SearchJob:
     for field in ("epochs", "patience", "batch_size", "seed"):
         low, high = SPEC_RANGES[field]
         check_number(getattr(spec, field), field, low=low, high=high)
+    check_recipe(spec.recipe, "recipe")
     if spec.source_version:
         names.version_key(spec.source_version, "base_version")
     elif spec.without_replay:
@@ -66,6 +67,7 @@ def check_generalist_draft(job: SearchJob) -> SearchJob:
             patience=spec.patience,
             batch_size=spec.batch_size,
             seed=spec.seed,
+            recipe=spec.recipe,
             datasets=tuple(dict.fromkeys(spec.datasets)),
             without_replay=spec.without_replay,
         ),

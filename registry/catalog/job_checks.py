@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 
 from clients.resources import Executor, SearchJob, SearchSpec, SourcePolicy, SpaceDescriptor, TransferMode, Variant
 from registry.catalog import names
 from registry.catalog.checks import check_labels, check_number, check_text
 from search.errors import InvalidArgument
+from search.recipe import Recipe
+from search.recipe_settings import apply_settings
 
-__all__ = ["DEFAULT_STREAM", "SPEC_RANGES", "check_job_draft"]
+__all__ = ["DEFAULT_STREAM", "SPEC_RANGES", "check_job_draft", "check_recipe"]
 
 DEFAULT_STREAM = "default"
 
@@ -26,6 +29,7 @@ SPEC_RANGES: dict[str, tuple[float, float]] = {
     "derivation_steps": (0, 10_000),
 }
 """Least and largest values of a spec's numbers."""
+_OWN_FIELDS = frozenset(f.name for f in fields(SearchSpec))
 
 
 def check_job_draft(job: SearchJob) -> SearchJob:
@@ -62,6 +66,7 @@ def _check_spec(spec: SearchSpec) -> SearchSpec:
             remedy="Call PretrainGeneralist for a supernet of several datasets.",
             field=f"{_SPEC}.datasets" if spec.datasets else f"{_SPEC}.without_replay",
         )
+    check_recipe(spec.recipe, f"{_SPEC}.recipe")
     policy = SourcePolicy.AUTO if spec.source_policy is SourcePolicy.UNSPECIFIED else spec.source_policy
     if (policy is SourcePolicy.VERSION) != bool(spec.source_version):
         raise InvalidArgument(
@@ -79,6 +84,16 @@ def _check_spec(spec: SearchSpec) -> SearchSpec:
         executor=Executor.POOL if spec.executor is Executor.UNSPECIFIED else spec.executor,
         variant=Variant.DARTS if spec.variant is Variant.UNSPECIFIED else spec.variant,
     )
+
+
+def check_recipe(settings: Mapping[str, str], field: str) -> None:
+    """Fields of a recipe that a spec has no field for, with values that a recipe can have. Raises InvalidArgument."""
+    for name in settings:
+        if name in _OWN_FIELDS:
+            raise InvalidArgument(
+                f"{name} has a field of its own.", remedy=f"Set {name} in the spec.", field=f"{field}.{name}"
+            )
+    apply_settings(Recipe(), settings, field=field)
 
 
 def _check_transfer_mode(mode: TransferMode, policy: SourcePolicy) -> TransferMode:

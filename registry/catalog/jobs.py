@@ -96,8 +96,8 @@ class Jobs:
 
         Args:
             job: `supernet`, `stream`, `labels`, and in its spec `datasets`, `source_version` (the base),
-                `without_replay`, `search_space`, `epochs`, `patience`, `batch_size`, `seed`; the rest is ignored. The
-                datasets of a base that is a generalist itself are added to those named.
+                `without_replay`, `search_space`, `epochs`, `patience`, `batch_size`, `seed`, `recipe`; the rest is
+                ignored. The datasets of a base that is a generalist itself are added to those named.
             request_id, validate_only: as for `create`.
 
         Raises:

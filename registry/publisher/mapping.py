@@ -113,6 +113,7 @@ def job_params(job: SearchJob) -> list[Param]:
         "seed": spec.seed,
         "derivation": "recipe" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value,
         **{name: getattr(spec, name) or "recipe" for name in _RECIPE_FIELDS},
+        **{f"recipe.{name}": text for name, text in spec.recipe.items()},
         **_space_params(spec.search_space),
     }
     return [Param(key, str(value)[:PARAM_LENGTH]) for key, value in values.items() if value != ""]

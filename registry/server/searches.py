@@ -50,6 +50,7 @@ class SearchHandlers(Handlers):
                 patience=request.patience,
                 batch_size=request.batch_size,
                 seed=request.seed,
+                recipe=dict(request.recipe),
                 datasets=tuple(request.datasets),
                 without_replay=request.without_replay,
             ),

@@ -56,6 +56,14 @@ def test_a_child_network_may_be_held_to_the_validation_split(cli: Cli, bars: Pat
     assert 0 < held["child_val_accuracy"] <= 1
 
 
+def test_any_field_of_the_recipe_may_be_set(cli: Cli, bars: Path, searched: object) -> None:
+    words = ["search", bars, "--name", "set", "--source", "scratch", *TINY, "--json"]
+    assert cli(*words, "--set", "least_epoch_steps=9", "--set", "crop_padding = 0").json["steps"] == 9
+    for text in ("crop_padding", "crop_paddin=1", "crop_padding=-1", "epochs=2"):
+        refused = cli(*words, "--set", text)
+        assert (refused.code, refused.json["error"]["reason"]) == (2, "INVALID_ARGUMENT")
+
+
 def test_the_same_request_id_finds_the_same_job(cli: Cli, bars: Path) -> None:
     words = ["search", bars, "--name", "once", *TINY, "--request-id", str(uuid.uuid4()), "--json"]
     first, second = cli(*words), cli(*words)

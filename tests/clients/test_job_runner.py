@@ -133,6 +133,19 @@ def test_a_job_says_whether_its_child_network_is_judged_by_the_validation_split(
         assert version.metrics.child_test_accuracy > 0.0
 
 
+def test_a_job_may_set_any_field_of_the_recipe(client: RegistryClient) -> None:
+    """Zeros included. It is kept with the job, and is what the search does."""
+    options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
+    settings = {"least_epoch_steps": 5, "learning_rate": 1e-3, "learning_rate_min": 1e-3, "horizontal_flip": True}
+    job = client.submit_search(tiny_dataset(), name="stripes", recipe=settings, **options)
+    assert job.spec is not None
+    assert job.spec.recipe["horizontal_flip"] == "true"
+    assert run(client, job) is not None
+    epochs = [event.epoch for event in client.watch_search_job(job.name) if event.epoch is not None]
+    assert [epoch.steps for epoch in epochs] == [5, 5]
+    assert epochs[0].learning_rate == pytest.approx(1e-3)
+
+
 def test_the_search_is_of_the_variant_and_the_space_that_the_job_asks_for(client: RegistryClient) -> None:
     """PC-DARTS with dropped operations, from submission to a stored version of its own kind."""
     space = replace(tiny_space(), channels=8, partial_channels=4)

@@ -207,6 +207,26 @@ class SearchSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class RecipeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SEARCH_SPACE_FIELD_NUMBER: _builtins.int
     SOURCE_POLICY_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
@@ -222,6 +242,7 @@ class SearchSpec(_message.Message):
     DERIVATION_FIELD_NUMBER: _builtins.int
     DERIVATION_STEPS_FIELD_NUMBER: _builtins.int
     CHILD_HOLDS_OUT_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     DROP_SHARES_FIELD_NUMBER: _builtins.int
     DATASETS_FIELD_NUMBER: _builtins.int
@@ -265,6 +286,13 @@ class SearchSpec(_message.Message):
         """The search space."""
 
     @_builtins.property
+    def recipe(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Other fields of the recipe (`search/recipe.py`) by name, where the search space's own are not wanted: `{"horizontal_flip":
+        "true", "child_learning_rate": "0.002"}`. Numbers as in JSON, several with commas between them; words as they are.
+        What has a field here is given there.
+        """
+
+    @_builtins.property
     def drop_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Shares of the search, in [0, 1], at which every edge loses its weakest operation; empty for none. What is dropped is
         not computed any more, and never comes back in this search.
@@ -294,6 +322,7 @@ class SearchSpec(_message.Message):
         derivation: Global___Derivation.ValueType = ...,
         derivation_steps: _builtins.int = ...,
         child_holds_out: _builtins.bool = ...,
+        recipe: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         variant: Global___Variant.ValueType = ...,
         drop_shares: _abc.Iterable[_builtins.float] | None = ...,
         datasets: _abc.Iterable[_builtins.str] | None = ...,
@@ -301,7 +330,7 @@ class SearchSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "child_holds_out", b"child_holds_out", "datasets", b"datasets", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant", "without_replay", b"without_replay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "child_holds_out", b"child_holds_out", "datasets", b"datasets", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "recipe", b"recipe", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant", "without_replay", b"without_replay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -794,6 +823,26 @@ class PretrainGeneralistRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class RecipeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DATASETS_FIELD_NUMBER: _builtins.int
     SUPERNET_FIELD_NUMBER: _builtins.int
     SEARCH_SPACE_FIELD_NUMBER: _builtins.int
@@ -807,6 +856,7 @@ class PretrainGeneralistRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
     supernet: _builtins.str
     """Supernet that receives the version, `supernets/{id}`; created if there is none. Empty: `supernets/generalist`."""
     base_version: _builtins.str
@@ -841,6 +891,10 @@ class PretrainGeneralistRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels of the owner."""
 
+    @_builtins.property
+    def recipe(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Other fields of the recipe by name, as in `SearchSpec.recipe`."""
+
     def __init__(
         self,
         *,
@@ -857,10 +911,11 @@ class PretrainGeneralistRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        recipe: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "batch_size", b"batch_size", "datasets", b"datasets", "epochs", b"epochs", "labels", b"labels", "patience", b"patience", "request_id", b"request_id", "search_space", b"search_space", "seed", b"seed", "stream", b"stream", "supernet", b"supernet", "validate_only", b"validate_only", "without_replay", b"without_replay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "batch_size", b"batch_size", "datasets", b"datasets", "epochs", b"epochs", "labels", b"labels", "patience", b"patience", "recipe", b"recipe", "request_id", b"request_id", "search_space", b"search_space", "seed", b"seed", "stream", b"stream", "supernet", b"supernet", "validate_only", b"validate_only", "without_replay", b"without_replay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

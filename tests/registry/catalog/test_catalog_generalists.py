@@ -10,7 +10,7 @@ from catalog_world import CLASSES, SPACE, SPACE_DESCRIPTOR, StandingClock, World
 
 from clients.resources import Dataset, JobKind, SearchJob, SearchSpec, SupernetVersion
 from search._safetensors import pack
-from search.errors import DimensionMismatch, ImagesMissing, StillReferenced, UnsafeWeights
+from search.errors import DimensionMismatch, ImagesMissing, InvalidArgument, StillReferenced, UnsafeWeights
 
 
 def retained(world: World, seed: int) -> Dataset:
@@ -100,6 +100,16 @@ def test_images_of_all_its_datasets_stay_while_it_is_unfinished_and_no_others(
     assert not world.catalog.datasets.get(b.name).images_blob
     with pytest.raises(StillReferenced, match="1 search jobs"):
         world.catalog.datasets.delete(b.name)
+
+
+def test_a_generalists_recipe_is_checked_and_kept(world: World) -> None:
+    a, b = retained(world, 1), retained(world, 2)
+    with pytest.raises(InvalidArgument) as caught:
+        world.catalog.jobs.create_generalist(draft(a, b, recipe={"horizontal_flip": "perhaps"}))
+    assert caught.value.field == "recipe.horizontal_flip"
+    job = world.catalog.jobs.create_generalist(draft(a, b, recipe={"horizontal_flip": "true"}))
+    assert job.spec is not None
+    assert job.spec.recipe == {"horizontal_flip": "true"}
 
 
 @pytest.mark.parametrize(

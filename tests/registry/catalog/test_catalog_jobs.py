@@ -136,6 +136,10 @@ BAD_JOBS: list[tuple[str, type[SupernetRegistryError], Callable[[SearchJob], Sea
     ("search_job.spec.drop_shares", NotFinite, _spec(drop_shares=(float("nan"),))),
     ("search_job.spec.drop_shares", InvalidArgument, _spec(drop_shares=(0.5,) * 33)),
     ("search_job.spec.variant", InvalidArgument, _spec(variant=Variant.PC_DARTS)),
+    ("search_job.spec.recipe.learning_rat", InvalidArgument, _spec(recipe={"learning_rat": "0.1"})),
+    ("search_job.spec.recipe.learning_rate", InvalidArgument, _spec(recipe={"learning_rate": "fast"})),
+    ("search_job.spec.recipe.momentum", InvalidArgument, _spec(recipe={"momentum": "2"})),
+    ("search_job.spec.recipe.epochs", InvalidArgument, _spec(recipe={"epochs": "3"})),
     ("search_job.spec.source_version", InvalidArgument, _spec(source_policy=SourcePolicy.VERSION)),
     ("search_job.spec.source_version", InvalidArgument, _spec(source_version="supernets/b/versions/1")),
     (

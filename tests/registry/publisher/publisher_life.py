@@ -80,6 +80,7 @@ class Life:
             source_policy=SourcePolicy.AUTO,
             epochs=3,
             seed=7,
+            recipe={"horizontal_flip": "true"},
             executor=Executor.CALLER,
         )
         job = SearchJob(
