@@ -71,9 +71,14 @@ RECIPE = Recipe.for_space(SPACE)
 RECIPES = {
     "half the epochs": replace(RECIPE, child_epochs=RECIPE.child_epochs // 2),
     "learning rate × 0.4": replace(RECIPE, child_learning_rate=0.4 * RECIPE.child_learning_rate),
-    "weight decay × 5": replace(RECIPE, child_weight_decay=5 * RECIPE.child_weight_decay),
+    "weight decay 0.01": replace(RECIPE, child_weight_decay=0.01),
+    "weight decay × 0.2": replace(RECIPE, child_weight_decay=0.2 * RECIPE.child_weight_decay),
+    "weight decay × 2": replace(RECIPE, child_weight_decay=2.0 * RECIPE.child_weight_decay),
 }
 SEARCHES = {
+    "the search's weight decay 0.01": replace(RECIPE, weight_decay=0.01),
+    "the search's weight decay × 0.25": replace(RECIPE, weight_decay=0.25 * RECIPE.weight_decay),
+    "the search's weight decay × 2": replace(RECIPE, weight_decay=2.0 * RECIPE.weight_decay),
     "α without prior": replace(RECIPE, alpha_prior=0.0),
     "half the prior": replace(RECIPE, alpha_prior=0.5 * RECIPE.alpha_prior),
 }

@@ -188,6 +188,8 @@ ARMS: dict[str, Callable[[Cell], Loop]] = {
     "fine-tuning from a fifth closed": with_recipe(fine_tune_closing=0.2),
     "always the full schedule": with_recipe(fine_tune_closing=9.0),
     "always fine-tuning": with_recipe(fine_tune_closing=-9.0),
+    "weight decay 0.01": with_recipe(weight_decay=0.01),
+    "weight decay × 0.25": with_recipe(weight_decay=0.25 * RECIPE.weight_decay),
     "shrink to 0.8": shrunk(0.8),
     "shrink to 0.6": shrunk(0.6),
     "shrink to 0.4": shrunk(0.4),

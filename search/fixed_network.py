@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -44,7 +44,8 @@ class FixedRecipe:
 
     learning_rate: float = 2e-3
     pretrained_learning_rate: float = 3e-4
-    weight_decay: float = 1e-2
+    weight_decay: float = 2.5  # tuned as that of child networks was
+    pretrained_weight_decay: float = 1e-2
     label_smoothing: float = 0.1
     batch_size: int = 32
     cold_epochs: int = 14  # fewest from nothing; more where the time allows
@@ -127,8 +128,10 @@ def train_fixed(
     network = network.to(data.device).to(memory_format=torch.channels_last)
     if warm:
         _fit_head(network, data)
-    rate = fixed.pretrained_learning_rate if pretrained is not None else fixed.learning_rate
-    training = _Training(network, data, recipe, fixed, rate, seed)
+    if pretrained is not None:
+        rate, decay = fixed.pretrained_learning_rate, fixed.pretrained_weight_decay
+        fixed = replace(fixed, learning_rate=rate, weight_decay=decay)
+    training = _Training(network, data, recipe, fixed, seed)
     training.run(training.affordable_epochs(cpu_seconds, warm=warm), on_epoch)
     return FixedResult(
         network=network,
@@ -144,10 +147,8 @@ def train_fixed(
 class _Training:
     """The loop, and what it carries from epoch to epoch."""
 
-    def __init__(
-        self, network: FixedNetwork, data: Data, recipe: Recipe, fixed: FixedRecipe, rate: float, seed: int
-    ) -> None:
-        self.network, self.data, self.fixed, self.rate = network, data, fixed, rate
+    def __init__(self, network: FixedNetwork, data: Data, recipe: Recipe, fixed: FixedRecipe, seed: int) -> None:
+        self.network, self.data, self.fixed = network, data, fixed
         self.augment = Augmentation.of(recipe)
         self.generator = make_generator(seed, "fixed")
         self.batches = Batches(len(data.train), fixed.batch_size, self.generator)
@@ -184,7 +185,8 @@ class _Training:
                 on_epoch(self._report(epochs, train, score, rate, time.monotonic() - began))
 
     def optimizer(self, network: FixedNetwork) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(network.parameters(), lr=self.rate, weight_decay=self.fixed.weight_decay)
+        fixed = self.fixed
+        return torch.optim.AdamW(network.parameters(), lr=fixed.learning_rate, weight_decay=fixed.weight_decay)
 
     def step(self, network: FixedNetwork, optimizer: torch.optim.Optimizer) -> Tensor:
         """One step on the next batch; summed loss, hits and number of its images."""
