@@ -45,6 +45,7 @@ class FixedRecipe:
     learning_rate: float = 2e-3
     pretrained_learning_rate: float = 3e-4
     weight_decay: float = 2.5  # tuned as that of child networks was
+    most_decay: float = 10.0  # Σ rate · decay over the whole training; longer ones decay less
     pretrained_weight_decay: float = 1e-2
     label_smoothing: float = 0.1
     batch_size: int = 32
@@ -171,8 +172,9 @@ class _Training:
 
     def run(self, epochs: int, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Train; the last epoch is the result."""
-        optimizer = self.optimizer(self.network)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(self.batches))
+        steps = epochs * len(self.batches)
+        optimizer = self.optimizer(self.network, steps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for self.epoch in range(1, epochs + 1):
             began = time.monotonic()
             rate = optimizer.param_groups[0]["lr"]
@@ -184,9 +186,11 @@ class _Training:
             if on_epoch is not None:
                 on_epoch(self._report(epochs, train, score, rate, time.monotonic() - began))
 
-    def optimizer(self, network: FixedNetwork) -> torch.optim.Optimizer:
-        fixed = self.fixed
-        return torch.optim.AdamW(network.parameters(), lr=fixed.learning_rate, weight_decay=fixed.weight_decay)
+    def optimizer(self, network: FixedNetwork, steps: int) -> torch.optim.Optimizer:
+        """For so many steps, at half of the first rate in the mean."""
+        rate = self.fixed.learning_rate
+        decay = min(self.fixed.weight_decay, self.fixed.most_decay / max(0.5 * rate * steps, 1e-9))
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
 
     def step(self, network: FixedNetwork, optimizer: torch.optim.Optimizer) -> Tensor:
         """One step on the next batch; summed loss, hits and number of its images."""
@@ -225,7 +229,7 @@ class _Trial:
     def __init__(self, network: FixedNetwork, training: _Training) -> None:
         self.network = copy.deepcopy(network)
         self._training = training
-        self._optimizer = training.optimizer(self.network)
+        self._optimizer = training.optimizer(self.network, steps=1)
 
     def step(self) -> None:
         self._training.step(self.network, self._optimizer)

@@ -37,7 +37,7 @@ from search.optimizers import (
     make_optimizer,
     optimizer_state,
     set_gradients,
-    set_learning_rate,
+    set_rates,
 )
 from search.parallel import current_ranks
 from search.recipe import Recipe
@@ -225,6 +225,7 @@ class Loop:
                 raise SearchCancelled(
                     "The search was cancelled.", remedy="Start it again to go on from its checkpoint."
                 )
+            set_rates(self.weight_optimizer, learning_rate=self.learning_rate(), weight_decay=self.weight_decay())
             if self._alpha_optimizer is not None:
                 self._drop_operations()
                 if self.steps % self.recipe.alpha_every == 0:
@@ -351,7 +352,6 @@ class Loop:
 
     def _weight_step(self) -> Tensor:
         """Descend ∇_w of the training loss; summed loss, hits and images, (3,)."""
-        set_learning_rate(self.weight_optimizer, self.learning_rate())
         whole = self.train_batch()
         self._held_batch = None
         mixture = self._variant.weight_mixture(self, whole)
@@ -413,6 +413,22 @@ class Loop:
             return self.plan.learning_rate * (self.steps + 1) / (self.recipe.warmup_steps + 1)
         low = min(self.recipe.learning_rate_min, self.plan.learning_rate)
         return low + (self.plan.learning_rate - low) * 0.5 * (1.0 + math.cos(math.pi * self.share))
+
+    def weight_decay(self) -> float:
+        """The plan's, unless over so many steps that were more than the recipe's `most_decay`.
+
+        A weight that no gradient renews shrinks by exp(−Σ rate · decay): a decay that is right for a hundred steps
+        leaves nothing of what thousands learn (Wang & Aitchison, arXiv 2405.13698). A search from a source decays as
+        one from scratch would.
+        """
+        recipe, plan = self.recipe, self.plan
+        if not recipe.most_decay:
+            return plan.weight_decay
+        epochs, rate = (
+            (recipe.epochs, recipe.learning_rate) if plan.search_alphas else (plan.epochs, plan.learning_rate)
+        )
+        mean_rate = 0.5 * (rate + min(rate, recipe.learning_rate_min))  # of the cosine
+        return min(plan.weight_decay, recipe.most_decay / max(mean_rate * epochs * self.steps_per_epoch, 1e-9))
 
     def state(self) -> dict[str, Any]:
         """A tree of tensors and JSON values from which `load_state` goes on exactly."""

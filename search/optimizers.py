@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from search.recipe import Recipe
 
-__all__ = ["load_optimizer_state", "make_optimizer", "optimizer_state", "set_gradients", "set_learning_rate"]
+__all__ = ["load_optimizer_state", "make_optimizer", "optimizer_state", "set_gradients", "set_rates"]
 
 
 def make_optimizer(
@@ -32,10 +32,10 @@ def set_gradients(parameters: list[nn.Parameter], gradients: Sequence[Tensor | N
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, *, learning_rate: float, weight_decay: float) -> None:
     """Of the steps that follow."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"], group["weight_decay"] = learning_rate, weight_decay
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

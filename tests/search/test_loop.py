@@ -101,6 +101,26 @@ def test_the_learning_rate_falls_by_a_cosine_to_its_end():
     assert rates[-1] == pytest.approx(RECIPE.learning_rate_min)
 
 
+def test_weights_decay_by_no_more_over_a_long_schedule_than_the_recipe_allows():
+    """Σ rate · decay, of the schedule from scratch: a search from a source, at a smaller rate, decays as that would."""
+    recipe = replace(RECIPE, weight_decay=4.0, most_decay=0.03, learning_rate=1e-2, learning_rate_min=1e-2)
+    loop = make_loop(recipe)
+    steps = recipe.epochs * loop.steps_per_epoch
+    assert loop.weight_decay() == pytest.approx(0.03 / (1e-2 * steps))
+    loop.replan(epochs=1, learning_rate=1e-3)
+    assert loop.weight_decay() == pytest.approx(0.03 / (1e-2 * steps))
+    loop.advance(1)
+    assert loop.weight_optimizer.param_groups[0]["weight_decay"] == pytest.approx(0.03 / (1e-2 * steps))
+    child = make_loop(recipe, search_alphas=False)
+    child.replan(epochs=2 * recipe.epochs, learning_rate=1e-2)
+    assert child.weight_decay() == pytest.approx(0.5 * loop.weight_decay())
+
+
+@pytest.mark.parametrize("most", [0.0, 1e3])
+def test_short_schedules_decay_as_the_plan_says(most):
+    assert make_loop(replace(RECIPE, weight_decay=4.0, most_decay=most)).weight_decay() == 4.0
+
+
 def test_the_best_state_is_kept_and_restored():
     loop = make_loop()
     best = loop.evaluate()
