@@ -11,8 +11,6 @@ import typer
 from clients.cli import names
 from clients.resources import Derivation, TransferMode, Variant
 from search.errors import InvalidArgument
-from search.recipe import Recipe
-from search.recipe_settings import apply_settings
 
 if TYPE_CHECKING:
     from clients.registry_client import RegistryClient
@@ -209,6 +207,9 @@ def plot_option(help_text: str) -> object:
 
 def recipe_settings(given: Sequence[str] | None) -> dict[str, str]:
     """What `--set` says: values by name, checked before anything is sent. Raises InvalidArgument."""
+    from search.recipe import Recipe
+    from search.recipe_settings import apply_settings
+
     settings = {}
     for text in given or ():
         name, separator, value = text.partition("=")
