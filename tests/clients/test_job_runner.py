@@ -134,12 +134,13 @@ def test_a_job_says_whether_its_child_network_is_judged_by_the_validation_split(
 
 
 def test_a_job_may_set_any_field_of_the_recipe(client: RegistryClient) -> None:
-    """Zeros included. It is kept with the job, and is what the search does."""
+    """It is kept with the job, zeros as well, and is what the search does."""
     options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
-    settings = {"least_epoch_steps": 5, "learning_rate": 1e-3, "learning_rate_min": 1e-3, "horizontal_flip": True}
+    settings = {"least_epoch_steps": 5, "learning_rate": 1e-3, "learning_rate_min": 1e-3}
+    settings |= {"horizontal_flip": True, "crop_padding": 0}
     job = client.submit_search(tiny_dataset(), name="stripes", recipe=settings, **options)
     assert job.spec is not None
-    assert job.spec.recipe["horizontal_flip"] == "true"
+    assert (job.spec.recipe["horizontal_flip"], job.spec.recipe["crop_padding"]) == ("true", "0")
     assert run(client, job) is not None
     epochs = [event.epoch for event in client.watch_search_job(job.name) if event.epoch is not None]
     assert [epoch.steps for epoch in epochs] == [5, 5]
