@@ -236,28 +236,28 @@ def judge(network: Network, data: Data) -> float:
 def train_child(supernet: Network, data: Data, seed: int) -> float:
     """Held-out accuracy of its child network, trained on both splits as the pipeline does it."""
     data = data.joined()
-    child = derive_child(supernet, supernet.derive(), data, RECIPE, generator=make_generator(seed, "child-network"))
+    generator = make_generator(seed, "child-network")
+    return finish_child(derive_child(supernet, supernet.derive(), data, RECIPE, generator=generator), data, seed)
+
+
+def finish_child(child: Network, data: Data, seed: int, recipe: Recipe = RECIPE) -> float:
+    """Train a child network on the training split to the last epoch; its held-out accuracy."""
     plan = Plan(
         phase="CHILD",
-        epochs=RECIPE.child_epochs,
-        patience=RECIPE.child_epochs,
-        learning_rate=RECIPE.child_learning_rate,
-        weight_decay=RECIPE.child_weight_decay,
-        label_smoothing=RECIPE.child_label_smoothing,
+        epochs=recipe.child_epochs,
+        patience=recipe.child_epochs,
+        learning_rate=recipe.child_learning_rate,
+        weight_decay=recipe.child_weight_decay,
+        label_smoothing=recipe.child_label_smoothing,
         search_alphas=False,
         keep_last=True,
         judged=False,
     )
-    loop = Loop(child, data, RECIPE, plan, generator=make_generator(seed, "child"))
-    run_child(loop)
-    return judge(child, data)
-
-
-def run_child(loop: Loop) -> None:
-    """Train to the end."""
+    loop = Loop(child, data, recipe, plan, generator=make_generator(seed, "child"))
     while not loop.finished:
         loop.run_epoch()
     loop.restore_best()
+    return judge(child, data)
 
 
 def search_source(folder: Path, task: str, seed: int) -> dict[str, Tensor]:
