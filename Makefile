@@ -43,7 +43,9 @@ bench: setup  ## run the benchmarks, figures to results/
 	$(BIN)/python benchmarks/similarity.py --json results/similarity.json
 	$(BIN)/python benchmarks/transfer.py --json results/transfer.json
 	$(BIN)/python benchmarks/transfer_choices.py --json results/transfer_choices.json
+	$(BIN)/python benchmarks/norm_statistics.py --json results/norm_statistics.json
 	$(BIN)/python benchmarks/child_choices.py --json results/child_choices.json
+	$(BIN)/python benchmarks/warm_children.py --json results/warm_children.json
 	$(BIN)/python benchmarks/supernet.py --json results/supernet.json
 	$(BIN)/python benchmarks/variants.py --json results/variants.json
 	$(BIN)/python benchmarks/selection.py --json results/selection.json  # hours; goes on where it was
