@@ -76,8 +76,8 @@ LIMITS = {
     "smooth-darts-rs": 1.15,
     "smooth-darts-adv": 8.0,
     "pc-darts, K = 4": 1.0,
-    "drnas": 1.4,
-    "dropping at 0.3, 0.6": 0.95,
+    "drnas": 1.2,
+    "dropping at 0.3, 0.6": 0.9,
 }
 """Most that a step may cost, in steps of DARTS."""
 
