@@ -263,6 +263,7 @@ _RECIPES = {
         child_epochs=120,
         least_epoch_steps=8,
         head_scale=0.3,
+        fine_tune_closing=0.2,
         alpha_prior=2.0,
     ),
     "nas-bench-201": _SMALL,
