@@ -1,4 +1,4 @@
-"""Progress on stderr: bars where it is a terminal, one plain line an event where it is not."""
+"""Progress on stderr: bars where it is a terminal, plain lines where it is not."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from clients.cli import output
 from clients.resources import EpochMetrics, JobEvent, JobState, Phase, SourceDecision
 
 __all__ = ["JobProgress", "transfer"]
+
+_MOST_LINES = 20  # a phase, where there is no terminal: a child network has 120 epochs
 
 
 @contextmanager
@@ -90,6 +92,9 @@ class JobProgress:
         name = "child network" if epoch.phase is Phase.CHILD else "search"
         figures = f"validation {epoch.val_accuracy:.1%}" if epoch.is_judged else f"training {epoch.train_accuracy:.1%}"
         if self._progress is None:
+            every = -(-epoch.epochs // _MOST_LINES)
+            if epoch.epoch % max(1, every) and epoch.epoch != epoch.epochs:
+                return
             self._line(f"{name}, epoch {epoch.epoch} of {epoch.epochs}: {figures}, {_counted(epoch.steps, 'step')}")
             return
         if epoch.phase not in self._tasks:
