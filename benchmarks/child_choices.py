@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from report import finish, print_table
+from report import finish, print_table, with_error
 
 from search.child import derive_child
 from search.data import Data, load_data, make_generator
@@ -218,11 +218,7 @@ def main() -> None:
 def print_gain(rows: list[dict[str, Any]], arm: str, base: str) -> None:
     """Mean difference of two arms, paired."""
     gains = [100 * (row[arm] - row[base]) for row in rows]
-    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-    print(
-        f"{arm} − {base}: {statistics.fmean(gains):+.2f} ± {error:.2f} points "
-        f"(standard error, n = {len(gains)}), worst {min(gains):+.1f}"
-    )
+    print(f"{arm} − {base}: {with_error(gains)} points (n = {len(gains)}), worst {min(gains):+.1f}")
 
 
 def points(values: list[float]) -> str:

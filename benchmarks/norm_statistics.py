@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from child_choices import SHIPPED
-from report import finish, print_table
+from report import finish, print_table, with_error
 from torch import Tensor
 from transfer_choices import RECIPE, RELATED, SHARED, SPACE, UNRELATED, draw, find, has, judge, search_source
 
@@ -154,11 +154,8 @@ def main() -> None:
         group = [row for row in rows if (row["source"], row["target"]) in some]
         for when, (old, new) in FIGURES.items():
             gains = [100 * (row[new] - row[old]) for row in group]
-            error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
             means = [f"{100 * statistics.fmean(row[name] for row in group):.1f}" for name in (old, new)]
-            lines.append(
-                [f"{kind}, {when}", *means, f"{statistics.fmean(gains):+.1f} ± {error:.1f}", f"{min(gains):+.1f}"]
-            )
+            lines.append([f"{kind}, {when}", *means, with_error(gains), f"{min(gains):+.1f}"])
     print_table(
         f"accuracy under two BatchNorm statistics, {len(seeds)} seeds",
         ["pairs, when", "remembered", "collected afresh", "difference", "worst"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -68,6 +69,12 @@ def commit() -> str:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=here, check=False
     )
     return result.stdout.strip()
+
+
+def with_error(points: Sequence[float]) -> str:
+    """Mean ± standard error of paired differences."""
+    error = statistics.stdev(points) / len(points) ** 0.5 if len(points) > 1 else float("nan")
+    return f"{statistics.fmean(points):+.1f} ± {error:.1f}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

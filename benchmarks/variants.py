@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from child_choices import SHIPPED, held_out
-from report import Check, finish, print_table
+from report import Check, finish, print_table, with_error
 
 from search.pipeline import Decision, Epoch, Listener, run_pipeline
 from search.recipe import Recipe, VariantName
@@ -142,12 +142,6 @@ def over_darts(figures: list[dict[str, Any]], row: str, name: str) -> list[float
     """Points over plain DARTS, paired by task and seed."""
     plain = {(f["task"], f["seed"]): f[name] for f in figures if f["row"] == DARTS}
     return [100 * (f[name] - plain[f["task"], f["seed"]]) for f in figures if f["row"] == row]
-
-
-def with_error(points: list[float]) -> str:
-    """Mean ± standard error."""
-    error = statistics.stdev(points) / len(points) ** 0.5 if len(points) > 1 else float("nan")
-    return f"{statistics.fmean(points):+.1f} ± {error:.1f}"
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from child_choices import SHIPPED
-from report import finish, print_table
+from report import finish, print_table, with_error
 from transfer_choices import (
     RECIPE,
     RELATED,
@@ -104,15 +104,10 @@ def measure(folder: Path, job: tuple[tuple[str, str], int]) -> Row:
     return row | {arm: child(pair) for arm, child in ARMS.items()}
 
 
-def gains(rows: list[Row], arm: str, base: str) -> list[float]:
-    """Points of one arm over another, paired."""
-    return [100 * (row[arm] - row[base]) for row in rows]
-
-
-def with_error(points: list[float]) -> str:
-    """Mean ± standard error, and the worst."""
-    error = statistics.stdev(points) / len(points) ** 0.5 if len(points) > 1 else float("nan")
-    return f"{statistics.fmean(points):+.1f} ± {error:.1f} ({min(points):+.1f})"
+def gains(rows: list[Row], arm: str, base: str) -> str:
+    """Points of one arm over another, paired, and the worst; nothing of an arm over itself."""
+    points = [100 * (row[arm] - row[base]) for row in rows]
+    return "" if arm == base else f"{with_error(points)} ({min(points):+.1f})"
 
 
 def main() -> None:
@@ -142,8 +137,8 @@ def main() -> None:
                     [
                         arm,
                         f"{100 * statistics.fmean(row[arm] for row in group):.1f}",
-                        "" if arm == SCRATCH else with_error(gains(group, arm, SCRATCH)),
-                        "" if arm == DEFAULT else with_error(gains(group, arm, DEFAULT)),
+                        gains(group, arm, SCRATCH),
+                        gains(group, arm, DEFAULT),
                     ]
                     for arm in ARMS
                 ],
