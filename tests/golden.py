@@ -50,7 +50,8 @@ def machine() -> str:
         if name.strip() in cpu:
             cpu[name.strip()] = value.strip()
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()} {capability}, {' '.join(cpu.values())}"
+    libraries = f"torch {torch.__version__}, numpy {np.__version__}"
+    return f"{libraries}, {platform.machine()} {capability}, {' '.join(cpu.values())}"
 
 
 def digest_of(value: Any) -> str:
