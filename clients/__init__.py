@@ -1,6 +1,6 @@
 """Clients of the Supernet Registry: `RegistryClient`, `AsyncRegistryClient`, their results and their errors.
 
-from clients import RegistryClient
+from supernet_registry.clients import RegistryClient
 
 with RegistryClient() as registry:
     for candidate in registry.nearest(dataset).candidates:
@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     ClassCoupling,
     Cost,
@@ -51,7 +51,7 @@ from clients.resources import (
     Upload,
     Variant,
 )
-from search.errors import (
+from supernet_registry.search.errors import (
     AlreadyExists,
     BlobCorrupt,
     Conflict,
@@ -101,8 +101,8 @@ from search.errors import (
 )
 
 if TYPE_CHECKING:
-    from clients.async_registry_client import AsyncRegistryClient
-    from clients.registry_client import RegistryClient
+    from supernet_registry.clients.async_registry_client import AsyncRegistryClient
+    from supernet_registry.clients.registry_client import RegistryClient
 
 __all__ = [
     "AbandonOutcome",
@@ -193,7 +193,10 @@ __all__ = [
 ]
 
 # gRPC takes a quarter of a second to import, and who asks for `--help` or reads a stream does not need it.
-_LAZY = {"AsyncRegistryClient": "clients.async_registry_client", "RegistryClient": "clients.registry_client"}
+_LAZY = {
+    "AsyncRegistryClient": "supernet_registry.clients.async_registry_client",
+    "RegistryClient": "supernet_registry.clients.registry_client",
+}
 
 
 def __getattr__(name: str) -> Any:

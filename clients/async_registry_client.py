@@ -15,16 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clients import _children, _prepare, _wire, blobs
-from clients._children import Images
-from clients._connection import AsyncConnection, Target
-from clients._prepare import Space
-from clients._watch import WatchPosition
-from clients._wire import Call, Page
-from clients.blobs import Progress
-from clients.errors import ImagesMissing, NotFound, SupernetRegistryError
-from clients.registry_client import RegistryClient
-from clients.resources import (
+from supernet_registry.clients import children as _children
+from supernet_registry.clients import prepare as _prepare
+from supernet_registry.clients.channel import blobs
+from supernet_registry.clients.channel import calls as _wire
+from supernet_registry.clients.channel.blobs import Progress
+from supernet_registry.clients.channel.calls import Call, Page
+from supernet_registry.clients.channel.connection import AsyncConnection, Target
+from supernet_registry.clients.channel.watch import WatchPosition
+from supernet_registry.clients.children import Images
+from supernet_registry.clients.prepare import Space
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.wire.errors import ImagesMissing, NotFound, SupernetRegistryError
+from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
@@ -43,11 +46,12 @@ from clients.resources import (
     TransferMode,
     Variant,
 )
+from supernet_registry.search.tasks import pack_images
 
 if TYPE_CHECKING:
-    from search.child import Child
-    from search.predictions import Predictions
-    from search.tasks import ImageDataset
+    from supernet_registry.search.children.child import Child
+    from supernet_registry.search.children.predictions import Predictions
+    from supernet_registry.search.tasks import ImageDataset
 
 __all__ = ["AsyncRegistryClient"]
 
@@ -341,7 +345,7 @@ class AsyncRegistryClient:
             stored = await self.create_dataset(record, await self._sketch(dataset, moments_only=moments_only))
         images = None
         if upload_images and not stored.images_blob:
-            data = await asyncio.to_thread(dataset.to_bytes)
+            data = await asyncio.to_thread(pack_images, dataset)
             images = await self.upload_blob(data, progress=progress)
         retain = True if retain_images and not stored.retain_images else None
         if images is None and retain is None:

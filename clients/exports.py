@@ -10,13 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from clients._children import full_version_name, need_torch, open_child, require_child
-from clients.blobs import IncomingFile, Progress
-from clients.errors import InvalidArgument
-from clients.plain import plain
-from clients.registry_client import RegistryClient
-from clients.resources import Dataset, SupernetVersion
-from search.weights import check_weights
+from supernet_registry.clients.channel.blobs import IncomingFile, Progress
+from supernet_registry.clients.children import full_version_name, need_torch, open_child, require_child
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.wire.errors import InvalidArgument
+from supernet_registry.clients.wire.plain import plain
+from supernet_registry.clients.wire.resources import Dataset, SupernetVersion
+from supernet_registry.search.storage.weights import check_weights
 
 __all__ = ["Export", "ExportFormat", "default_stem", "export_child"]
 
@@ -52,8 +52,8 @@ def export_child(
         client: the registry.
         version: `supernets/{id}/versions/{n}`, or a supernet for its head.
         folder: made if it is not there; None for `{supernet}-v{n}` in the current folder.
-        formats: which of the two; both, to deploy the one and to load the other with `search.child.load_child`.
-        progress: called with (bytes received, bytes in all).
+        formats: which of the two; both, to deploy the one and to load the other with
+        `search.children.child.load_child`. progress: called with (bytes received, bytes in all).
 
     Raises:
         NotFound: no such version.
@@ -88,7 +88,7 @@ def default_stem(version: SupernetVersion) -> str:
 def _content(data: bytes, kind: ExportFormat) -> bytes:
     if kind is ExportFormat.SAFETENSORS:
         return data
-    from search.onnx_export import child_to_onnx
+    from supernet_registry.search.children.onnx_export import child_to_onnx
 
     return child_to_onnx(open_child(data, "cpu"))
 
@@ -129,7 +129,7 @@ def _file_facts(name: str, content: bytes) -> dict[str, Any]:
             "output": "probabilities: float32 (N, classes)",
         }
     else:
-        facts["load"] = "search.child.load_child(bytes), then .predict(images)"
+        facts["load"] = "supernet_registry.search.children.child.load_child(bytes), then .predict(images)"
     return facts
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
-    from search.child import Child
+    from supernet_registry.search.children.child import Child
 
 __all__ = ["ChildNetwork"]
 
@@ -36,7 +36,7 @@ def _load_pyfunc(path: str) -> ChildNetwork:
         OptionalDependency: torch is missing.
         UnsafeWeights, WeightsTooLarge, NotFinite: the file is no child network.
     """
-    from clients._children import need_torch, open_child
+    from supernet_registry.clients.children import need_torch, open_child
 
     need_torch()
     return ChildNetwork(open_child(Path(path).read_bytes(), "cpu"))

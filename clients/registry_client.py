@@ -11,15 +11,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from clients import _children, _prepare, _wire, blobs
-from clients._children import Images
-from clients._connection import Connection, Target
-from clients._prepare import Space
-from clients._watch import WatchPosition
-from clients._wire import Call, Page
-from clients.blobs import Progress
-from clients.errors import ImagesMissing, NotFound, SupernetRegistryError
-from clients.resources import (
+from supernet_registry.clients import children as _children
+from supernet_registry.clients import prepare as _prepare
+from supernet_registry.clients.channel import blobs
+from supernet_registry.clients.channel import calls as _wire
+from supernet_registry.clients.channel.blobs import Progress
+from supernet_registry.clients.channel.calls import Call, Page
+from supernet_registry.clients.channel.connection import Connection, Target
+from supernet_registry.clients.channel.watch import WatchPosition
+from supernet_registry.clients.children import Images
+from supernet_registry.clients.prepare import Space
+from supernet_registry.clients.wire.errors import ImagesMissing, NotFound, SupernetRegistryError
+from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
@@ -38,11 +41,12 @@ from clients.resources import (
     TransferMode,
     Variant,
 )
+from supernet_registry.search.tasks import pack_images
 
 if TYPE_CHECKING:
-    from search.child import Child
-    from search.predictions import Predictions
-    from search.tasks import ImageDataset
+    from supernet_registry.search.children.child import Child
+    from supernet_registry.search.children.predictions import Predictions
+    from supernet_registry.search.tasks import ImageDataset
 
 __all__ = ["RegistryClient"]
 
@@ -62,7 +66,7 @@ class RegistryClient:
             the file named by the environment variable SUPERNET_REGISTRY_ROOT_CERTIFICATES if not given.
         encoder_weights: local weights file, where the registry's encoder is `torchvision:<model>`.
 
-    Every method raises types of `clients.errors`: Unavailable where no server answers, DeadlineExceeded, and what
+    Every method raises types of `clients.wire.errors`: Unavailable where no server answers, DeadlineExceeded, and what
     it names itself.
     """
 
@@ -449,7 +453,7 @@ class RegistryClient:
             stored = self.create_dataset(record, self._sketch(dataset, moments_only=moments_only))
         images = None
         if upload_images and not stored.images_blob:
-            images = self.upload_blob(dataset.to_bytes(), progress=progress)
+            images = self.upload_blob(pack_images(dataset), progress=progress)
         retain = True if retain_images and not stored.retain_images else None
         if images is None and retain is None:
             return stored
@@ -537,7 +541,7 @@ class RegistryClient:
             transfer_mode: what is taken over from the source; unspecified for weights and alphas.
             epochs, patience, batch_size, child_epochs, taste_share, taste_candidates: the recipe; 0 for its defaults.
                 Negative `child_epochs`: no child network.
-            derivation: how the architecture is chosen, "argmax" or "perturbation"; see `search.perturbation`.
+            derivation: how the architecture is chosen, "argmax" or "perturbation"; see `search.children.perturbation`.
             derivation_steps: with perturbation, weight steps of fine-tuning after every decision.
             child_holds_out: keep the validation split out of the child network's training, to judge it by; by default
                 it is trained on both splits, and its validation accuracy is 0.
@@ -548,7 +552,7 @@ class RegistryClient:
             seed: of every random choice.
             stream, stream_step: the task stream that the job belongs to, and its place in it.
             labels: free labels of the job.
-            here: the caller will run the job itself (`clients.job_runner`); its images are not uploaded.
+            here: the caller will run the job itself (`clients.work.job_runner`); its images are not uploaded.
             retain_images, moments_only: see `register_dataset`.
             request_id: the same id and the same search return the same job; random if not given.
             progress: called with (bytes sent, bytes in all) of the images.

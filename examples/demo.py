@@ -26,13 +26,21 @@ from from_scratch import HERE, STREAMS, TASKS, read_row, result_file
 from rich.console import Console
 from rich.table import Table
 
-from clients import RegistryClient
-from clients.plots import Curve, CurvePanel, accuracy_matrix, compare, learning_curves, lineage_picture, stream_summary
-from clients.resources import JobEvent, Lineage, LineageEdge
-from clients.stream_results import StreamResult, StreamRow
-from clients.stream_runner import StreamListener, run_stream
-from clients.streams import Experience, TaskStream
-from search.drawing import draw_cells
+from supernet_registry.clients import RegistryClient
+from supernet_registry.clients.plots import (
+    Curve,
+    CurvePanel,
+    accuracy_matrix,
+    compare,
+    learning_curves,
+    lineage_picture,
+    stream_summary,
+)
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.clients.streams.runner import StreamListener, run_stream
+from supernet_registry.clients.streams.stream import Experience, TaskStream
+from supernet_registry.clients.wire.resources import JobEvent, Lineage, LineageEdge
+from supernet_registry.search.children.drawing import draw_cells
 
 CONTRAST = ["print_greek", "fashion_tops_twin", "print_digits_wild"]
 """Tasks that are also searched from scratch. Each has a near relative earlier in the stream."""
@@ -46,7 +54,16 @@ def service(data_dir: Path) -> Iterator[str]:
     data_dir.mkdir(parents=True, exist_ok=True)
     ready = data_dir / "server.json"
     ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "registry.cli", "serve", "--data-dir", str(data_dir), "--address", "127.0.0.1:0"]
+    command = [
+        sys.executable,
+        "-m",
+        "supernet_registry.registry.cli",
+        "serve",
+        "--data-dir",
+        str(data_dir),
+        "--address",
+        "127.0.0.1:0",
+    ]
     log = (data_dir / "serve.log").open("ab")
     with log, subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as process:
         try:

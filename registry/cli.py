@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients.cli import app, output, run
-from clients.cli.connection import Server
-from registry.evaluation.command import evaluate
-from search.errors import InvalidArgument, OptionalDependency
+from supernet_registry.clients.cli import app, output, run
+from supernet_registry.clients.cli.connection import Server
+from supernet_registry.registry.evaluation.command import evaluate
+from supernet_registry.search.errors import InvalidArgument, OptionalDependency
 
 if TYPE_CHECKING:
-    from registry.supervisor import Started
+    from supernet_registry.registry.supervisor import Started
 
 __all__ = ["main"]
 
@@ -56,8 +56,8 @@ def serve(
 ) -> None:
     """Run server, workers and MLflow publisher on this machine until Ctrl-C."""
     try:
-        from registry.settings import load_settings
-        from registry.supervisor import ServeOptions, Supervisor
+        from supernet_registry.registry.settings import load_settings
+        from supernet_registry.registry.supervisor import ServeOptions, Supervisor
     except ModuleNotFoundError as error:
         raise _missing("server", error) from error
     given: dict[str, Any] = {"data_dir": data_dir, "address": address}
@@ -86,7 +86,7 @@ def worker(context: typer.Context) -> None:
         os.environ["SUPERNET_REGISTRY_TOKEN"] = server.token
     if server.root_certificates:
         os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(server.root_certificates)
-    from registry import worker as module
+    from supernet_registry.registry.worker import process as module
 
     where = ["--address", server.address] if server.address else []
     raise typer.Exit(module.main([*where, *context.args]))
@@ -101,7 +101,7 @@ def token(
 ) -> None:
     """Make an access token, and its line for the server's tokens file."""
     try:
-        from registry.server.auth import Role, new_token
+        from supernet_registry.registry.server.auth import Role, new_token
     except ModuleNotFoundError as error:
         raise _missing("server", error) from error
     if role not in list(Role) or len(name.split()) != 1:
@@ -124,8 +124,8 @@ app.command("evaluate", rich_help_panel=_SERVICE)(evaluate)
 def upgrade(*, data_dir: DataDir = Path("registry-data"), as_json: AsJson = False) -> None:
     """Bring the database to this release's schema. Stop the server and make a copy first."""
     try:
-        from registry import database
-        from registry.settings import load_settings
+        from supernet_registry.registry.settings import load_settings
+        from supernet_registry.registry.storage import database
     except ModuleNotFoundError as error:
         raise _missing("server", error) from error
     before, after = database.upgrade(load_settings(data_dir=data_dir).resolved_database_url)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from search.errors import InvalidArgument
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["GIB", "MIB", "Settings", "load_settings"]
 

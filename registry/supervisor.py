@@ -1,8 +1,8 @@
 """`supernet-registry serve`: server, workers and publisher as children of one process that keeps them alive.
 
-    supervisor ─┬─ python -m registry.server      torch-free; FAISS, transport, database
-                ├─ python -m registry.worker      torch; one search at a time; N of them
-                └─ python -m registry.publisher   MLflow
+    supervisor ─┬─ python -m supernet_registry.registry.server      torch-free; FAISS, transport, database
+                ├─ python -m supernet_registry.registry.worker      torch; one search at a time; N of them
+                └─ python -m supernet_registry.registry.publisher   MLflow
 
 Children are started by `subprocess` with a clean argv in sessions of their own, so that Ctrl-C reaches only the
 supervisor, which then drains in order: workers hand in their checkpoints while the server still answers, then the
@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from registry.publisher.store import tracking_store
-from registry.server.lock import read_server_file
-from registry.settings import Settings
-from search.errors import InvalidArgument, SupernetRegistryError, Unavailable
+from supernet_registry.registry.publisher.store import tracking_store
+from supernet_registry.registry.server.lock import read_server_file
+from supernet_registry.registry.settings import Settings
+from supernet_registry.search.errors import InvalidArgument, SupernetRegistryError, Unavailable
 
 __all__ = ["ServeOptions", "Started", "Supervisor"]
 
@@ -202,15 +202,24 @@ class Supervisor:
         )
 
     def _server_argv(self, address: str) -> list[str]:
-        return _module("registry.server", "--data-dir", str(self._data_dir), "--address", address, *_PARENT)
+        return _module(
+            "supernet_registry.registry.server", "--data-dir", str(self._data_dir), "--address", address, *_PARENT
+        )
 
     def _worker_argv(self, address: str) -> list[str]:
-        return _module("registry.worker", "--address", address, "--device", self._options.device, *_PARENT)
+        return _module(
+            "supernet_registry.registry.worker",
+            "--address",
+            address,
+            "--device",
+            self._options.device,
+            *_PARENT,
+        )
 
     def _publisher_argv(self) -> list[str]:
         uri = self._options.settings.mlflow_tracking_uri
         where = () if uri is None else ("--tracking-uri", uri)
-        return _module("registry.publisher", "--data-dir", str(self._data_dir), *where, *_PARENT)
+        return _module("supernet_registry.registry.publisher", "--data-dir", str(self._data_dir), *where, *_PARENT)
 
     # Keeping alive ---------------------------------------------------------------------------------------------------
 

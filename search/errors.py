@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one tree of exceptions.
 
 The tree is shared by all packages: the server raises these types, the wire carries their `reason` in a
-`google.rpc.ErrorInfo`, and the client raises the same type again (`clients.errors` does the translation).
+`google.rpc.ErrorInfo`, and the client raises the same type again (`clients.wire.errors` does the translation).
 They are grouped by what the caller does about them.
 
     SupernetRegistryError

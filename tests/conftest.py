@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from registry.server.app import RegistryServer
+    from supernet_registry.registry.server.app import RegistryServer
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,8 @@ def make_registry_server(tmp_path) -> Iterator[Callable[..., RegistryServer]]:
 
     All servers of a test share the folder `tmp_path / "registry"` unless they are given a `data_dir` of their own.
     """
-    from registry.server.thread import ServerThread
-    from registry.settings import Settings
+    from supernet_registry.registry.server.thread import ServerThread
+    from supernet_registry.registry.settings import Settings
 
     with contextlib.ExitStack() as running:
 

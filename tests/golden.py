@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from search.data import load_data
-from search.fixed_network import train_fixed
-from search.generalist import pretrain_generalist
-from search.pipeline import Candidate, run_pipeline
-from search.recipe import VARIANTS, Recipe
-from search.results import PipelineResult
-from search.similarity import embed, load_encoder, make_sketch, otdd
-from search.spaces import make_space
-from search.tasks import load_dataset
+from supernet_registry.search.recipe import VARIANTS, Recipe
+from supernet_registry.search.results import PipelineResult
+from supernet_registry.search.runs.fixed_network import train_fixed
+from supernet_registry.search.runs.generalist import pretrain_generalist
+from supernet_registry.search.runs.pipeline import Candidate, run_pipeline
+from supernet_registry.search.similarity import embed, load_encoder, make_sketch, otdd
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.tasks import load_dataset
+from supernet_registry.search.training.data import load_data
 from tests.tiny_search import tiny_dataset, tiny_space
 
 FILE = Path(__file__).with_name("golden.json")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from search.data import Normalisation, make_generator
-from search.serialization import save_weights
-from search.spaces import SearchSpace, family_of
-from search.supernet import Network
+from supernet_registry.search.networks.inputs import Normalisation
+from supernet_registry.search.networks.stored import save_weights
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.spaces import SearchSpace, family_of
+from supernet_registry.search.training.data import make_generator
 
 __all__ = ["tiny_child"]
 

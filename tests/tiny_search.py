@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from search.spaces import SearchSpace, make_space
-from search.tasks import ImageDataset, Split
+from supernet_registry.search.spaces import SearchSpace, make_space
+from supernet_registry.search.tasks import ImageDataset, Split
 
 __all__ = ["QUICK", "tiny_dataset", "tiny_space", "write_tiny_dataset"]
 

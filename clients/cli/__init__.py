@@ -3,7 +3,7 @@
 Nothing heavy is imported until a command runs: `--help` needs neither gRPC nor numpy nor torch.
 """
 
-from clients.cli.main import app
-from clients.cli.running import run
+from supernet_registry.clients.cli.main import app
+from supernet_registry.clients.cli.running import run
 
 __all__ = ["app", "run"]

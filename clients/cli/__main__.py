@@ -2,7 +2,7 @@
 
 import sys
 
-from clients.cli import app, run
+from supernet_registry.clients.cli import app, run
 
 if __name__ == "__main__":
     sys.exit(run(app))

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli import output
-from clients.cli.connection import connect
-from clients.cli.lineages import source_of
-from clients.cli.options import AsJson, DatasetPath, MomentsOnly, Space, plot_option, search_space
-from clients.cli.reading import dataset_called
-from clients.cli.searching import load
-from clients.resources import DatasetMap, DatasetPoint, NearestSources, ShortlistEntry, ShortlistOutcome
+from supernet_registry.clients.cli import output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.lineages import source_of
+from supernet_registry.clients.cli.options import AsJson, DatasetPath, MomentsOnly, Space, plot_option, search_space
+from supernet_registry.clients.cli.reading import dataset_called
+from supernet_registry.clients.cli.searching import load
+from supernet_registry.clients.wire.resources import (
+    DatasetMap,
+    DatasetPoint,
+    NearestSources,
+    ShortlistEntry,
+    ShortlistOutcome,
+)
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
-    from search.tasks import ImageDataset
+    from supernet_registry.clients.registry_client import RegistryClient
+    from supernet_registry.search.tasks import ImageDataset
 
 __all__ = ["map_datasets", "nearest"]
 
@@ -96,7 +102,7 @@ def nearest(
 
 
 def _draw_couplings(client: RegistryClient, found: NearestSources, data: ImageDataset, path: Path) -> Path | None:
-    from clients.plots import CouplingPanel, class_couplings
+    from supernet_registry.clients.plots import CouplingPanel, class_couplings
 
     panels: dict[str, CouplingPanel] = {}
     for candidate in found.candidates:  # versions of one dataset share its coupling
@@ -222,7 +228,7 @@ def _map_target(client: RegistryClient, text: str | None) -> tuple[ImageDataset 
 
 
 def _draw_map(client: RegistryClient, found: DatasetMap, target: str, path: Path) -> Path | None:
-    from clients.plots import dataset_map_picture
+    from supernet_registry.clients.plots import dataset_map_picture
 
     if not found.points:
         output.say("Nothing to draw: the map is empty.", style="yellow")

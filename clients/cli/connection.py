@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
+    from supernet_registry.clients.registry_client import RegistryClient
 
 __all__ = ["Server", "connect"]
 
@@ -28,7 +28,7 @@ class Server:
 
 def connect(context: typer.Context) -> RegistryClient:
     """A client for the server that the global options name."""
-    from clients.registry_client import RegistryClient
+    from supernet_registry.clients.registry_client import RegistryClient
 
     server = context.find_object(Server) or Server()
     client = RegistryClient(
@@ -44,7 +44,7 @@ def connect(context: typer.Context) -> RegistryClient:
 
 def _refuse_at_once(address: str) -> None:
     """Raise Unavailable if nothing listens on this machine's port: at a prompt nobody waits out gRPC's retries."""
-    from clients.errors import no_server
+    from supernet_registry.clients.wire.errors import no_server
 
     host, _, port = address.rpartition(":")
     if host not in {"127.0.0.1", "localhost", "[::1]"} or not port.isdecimal():

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli import names, output
-from clients.cli.connection import connect
-from clients.cli.options import AsJson, VersionName
-from clients.resources import SupernetVersion
-from search.errors import InvalidArgument, OptionalDependency
+from supernet_registry.clients.cli import names, output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.options import AsJson, VersionName
+from supernet_registry.clients.wire.resources import SupernetVersion
+from supernet_registry.search.errors import InvalidArgument, OptionalDependency
 
 __all__ = ["download", "export"]
 
@@ -43,7 +43,7 @@ def download(
 
         supernet-registry download digits/2 --output digits.safetensors
     """
-    from clients.exports import default_stem
+    from supernet_registry.clients.exports import default_stem
 
     with connect(context) as client:
         found = client.get_version(names.version_name(version))
@@ -81,8 +81,8 @@ def export(
 
         supernet-registry export digits/2 --format onnx --output deploy/
     """
-    from clients.cli.progress import transfer
-    from clients.exports import ExportFormat, export_child
+    from supernet_registry.clients.cli.progress import transfer
+    from supernet_registry.clients.exports import ExportFormat, export_child
 
     chosen = [ExportFormat(wanted.value) for wanted in formats or [_Format.SAFETENSORS]]
     with connect(context) as client, transfer("downloading child network") as progress:
@@ -97,7 +97,7 @@ def export(
 
 
 def _draw(version: SupernetVersion, folder: Path) -> list[Path]:
-    from search.drawing import draw_cells
+    from supernet_registry.search.children.drawing import draw_cells
 
     title = f"{output.short(version.name)} on {version.dataset_display_name}"
     try:
@@ -110,7 +110,7 @@ def _draw(version: SupernetVersion, folder: Path) -> list[Path]:
 
 
 def _fetch(client: Any, blob: str, target: Path, what: str) -> None:
-    from clients.cli.progress import transfer
+    from supernet_registry.clients.cli.progress import transfer
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli import names, output
-from clients.cli.connection import connect
-from clients.cli.options import (
+from supernet_registry.clients.cli import names, output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.options import (
     AsJson,
     BatchSize,
     Cells,
@@ -25,12 +25,12 @@ from clients.cli.options import (
     recipe_settings,
     search_space,
 )
-from clients.cli.searching import finished, result_of, wait_for
-from clients.resources import Dataset, JobEvent, Metrics, SearchJob, SupernetVersion
-from search.errors import InvalidArgument
+from supernet_registry.clients.cli.searching import finished, result_of, wait_for
+from supernet_registry.clients.wire.resources import Dataset, JobEvent, Metrics, SearchJob, SupernetVersion
+from supernet_registry.search.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
+    from supernet_registry.clients.registry_client import RegistryClient
 
 __all__ = ["generalist"]
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import names, output
-from clients.cli.connection import connect
-from clients.cli.options import AsJson
-from clients.cli.searching import finished, left_behind, print_result, result_of
-from clients.resources import JobEvent, JobState, SearchJob
+from supernet_registry.clients.cli import names, output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.options import AsJson
+from supernet_registry.clients.cli.searching import finished, left_behind, print_result, result_of
+from supernet_registry.clients.wire.resources import JobEvent, JobState, SearchJob
 
 __all__ = ["cancel", "jobs", "watch"]
 
@@ -78,7 +78,7 @@ def watch(context: typer.Context, job: _Job, *, as_json: AsJson = False) -> None
 
         supernet-registry watch 1f0c9a3e --json | jq '.events[].epoch'
     """
-    from clients.cli.progress import JobProgress
+    from supernet_registry.clients.cli.progress import JobProgress
 
     name = names.job_name(job)
     events: list[JobEvent] = []

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients.cli import names, output
-from clients.cli.connection import connect
-from clients.cli.options import AsJson, plot_option
-from clients.resources import Lineage, Metrics, ParentRole, SupernetVersion
-from search.errors import NotFound
+from supernet_registry.clients.cli import names, output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.options import AsJson, plot_option
+from supernet_registry.clients.wire.resources import Lineage, Metrics, ParentRole, SupernetVersion
+from supernet_registry.search.errors import NotFound
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
+    from supernet_registry.clients.registry_client import RegistryClient
 
 __all__ = ["lineage", "ot_distances", "source_of"]
 
@@ -48,7 +48,7 @@ def lineage(
         found = client.query_lineage(full, depth=depth)
         distances = ot_distances(client, found.versions)
     if plot is not None:
-        from clients.plots import lineage_picture
+        from supernet_registry.clients.plots import lineage_picture
 
         lineage_picture(found, plot, distances=distances, title=f"Lineage of {output.short(full)}")
         output.say(f"Drawn into {plot}.")

@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from clients.cli import comparing, files, generalists, jobs, lineages, predicting, reading, searching, streaming
-from clients.cli.connection import Server
+from supernet_registry.clients.cli import (
+    comparing,
+    files,
+    generalists,
+    jobs,
+    lineages,
+    predicting,
+    reading,
+    searching,
+    streaming,
+)
+from supernet_registry.clients.cli.connection import Server
 
 __all__ = ["app"]
 

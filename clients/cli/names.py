@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from search.errors import InvalidArgument
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["Reference", "job_name", "parse", "supernet_name", "version_name"]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli import names
-from clients.resources import Derivation, TransferMode, Variant
-from search.errors import InvalidArgument
+from supernet_registry.clients.cli import names
+from supernet_registry.clients.wire.resources import Derivation, TransferMode, Variant
+from supernet_registry.search.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
-    from search.spaces import SearchSpace
+    from supernet_registry.clients.registry_client import RegistryClient
+    from supernet_registry.search.spaces import SearchSpace
 
 __all__ = [
     "AsJson",
@@ -207,8 +207,8 @@ def plot_option(help_text: str) -> object:
 
 def recipe_settings(given: Sequence[str] | None) -> dict[str, str]:
     """What `--set` says: values by name, checked before anything is sent. Raises InvalidArgument."""
-    from search.recipe import Recipe
-    from search.recipe_settings import apply_settings
+    from supernet_registry.search.recipe import Recipe
+    from supernet_registry.search.recipe.settings import apply_settings
 
     settings = {}
     for text in given or ():
@@ -225,7 +225,7 @@ def search_space(family: str | None, overrides: Mapping[str, int]) -> SearchSpac
     given = {name: value for name, value in overrides.items() if value}
     if family is None and not given:
         return None
-    from search.spaces import DEFAULT_FAMILY, make_space
+    from supernet_registry.search.spaces import DEFAULT_FAMILY, make_space
 
     return make_space(family or DEFAULT_FAMILY, **given)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from clients.plain import plain
+from supernet_registry.clients.wire.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

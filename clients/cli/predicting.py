@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clients.cli import names, output
-from clients.cli.connection import connect
-from clients.cli.options import AsJson, VersionName
+from supernet_registry.clients.cli import names, output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.options import AsJson, VersionName
 
 if TYPE_CHECKING:
-    from search.predictions import Predictions
+    from supernet_registry.search.children.predictions import Predictions
 
 __all__ = ["predict"]
 
@@ -44,8 +44,8 @@ def predict(
 
         supernet-registry predict digits test.npz --array x_test --json
     """
-    from clients._threads import limit_threads
-    from clients.cli.progress import transfer
+    from supernet_registry.clients.cli.progress import transfer
+    from supernet_registry.clients.work.threads import limit_threads
 
     limit_threads()
     with connect(context) as client, transfer("downloading child network") as progress:

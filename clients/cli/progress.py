@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from clients.cli import output
-from clients.resources import EpochMetrics, JobEvent, JobState, Phase, SourceDecision
+from supernet_registry.clients.cli import output
+from supernet_registry.clients.wire.resources import EpochMetrics, JobEvent, JobState, Phase, SourceDecision
 
 __all__ = ["JobProgress", "transfer"]
 

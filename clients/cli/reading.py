@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients.cli import names, output
-from clients.cli.connection import connect
-from clients.cli.lineages import ot_distances, source_of
-from clients.cli.options import AsJson, plot_option
-from clients.cli.tastes import print_tastes
-from clients.resources import (
+from supernet_registry.clients.cli import names, output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.lineages import ot_distances, source_of
+from supernet_registry.clients.cli.options import AsJson, plot_option
+from supernet_registry.clients.cli.tastes import print_tastes
+from supernet_registry.clients.wire.resources import (
     Cost,
     Dataset,
     Metrics,
@@ -26,10 +26,10 @@ from clients.resources import (
     Supernet,
     SupernetVersion,
 )
-from search.errors import InvalidArgument, NotFound
+from supernet_registry.search.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
+    from supernet_registry.clients.registry_client import RegistryClient
 
 __all__ = ["dataset_called", "list_resources", "show"]
 
@@ -180,7 +180,7 @@ def show(
 
 
 def _draw_tastes(found: Any, path: Path) -> Path:
-    from clients.plots import taste_curves
+    from supernet_registry.clients.plots import taste_curves
 
     if not isinstance(found, SearchJob):
         raise InvalidArgument(f"{found.name} is no job.", remedy="Only jobs have a taste to draw.", field="plot")

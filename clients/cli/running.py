@@ -17,8 +17,8 @@ from typing import Any
 
 import typer
 
-from clients.cli import output
-from search.errors import InternalError, SupernetRegistryError
+from supernet_registry.clients.cli import output
+from supernet_registry.search.errors import InternalError, SupernetRegistryError
 
 __all__ = ["INTERRUPTED", "Interrupted", "report", "run"]
 

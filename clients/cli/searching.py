@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients.cli import names, output
-from clients.cli.connection import connect
-from clients.cli.options import (
+from supernet_registry.clients.cli import names, output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.options import (
     AsJson,
     BatchSize,
     Cells,
@@ -42,9 +42,9 @@ from clients.cli.options import (
     resolve_source,
     search_space,
 )
-from clients.cli.running import Interrupted
-from clients.cli.tastes import print_tastes
-from clients.resources import (
+from supernet_registry.clients.cli.running import Interrupted
+from supernet_registry.clients.cli.tastes import print_tastes
+from supernet_registry.clients.wire.resources import (
     Cost,
     Derivation,
     JobState,
@@ -55,18 +55,18 @@ from clients.resources import (
     TransferMode,
     Variant,
 )
-from search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
+from supernet_registry.search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
-    from search.tasks import ImageDataset
+    from supernet_registry.clients.registry_client import RegistryClient
+    from supernet_registry.search.tasks import ImageDataset
 
 __all__ = ["failure", "load", "result_of", "search"]
 
 
 def load(path: Path) -> ImageDataset:
     """The dataset at `path`; its warnings go to stderr. Raises InvalidDataset."""
-    from search.tasks import load_dataset
+    from supernet_registry.search.tasks import load_dataset
 
     dataset = load_dataset(path)
     for warning in dataset.warnings:
@@ -144,11 +144,11 @@ def search(
     chosen_space = search_space(space, overrides)
     supernet = names.supernet_name(name)
     if here:
-        from clients.job_runner import require_torch
+        from supernet_registry.clients.work.job_runner import require_torch
 
         require_torch()
     with connect(context) as client:
-        from clients.cli.progress import transfer
+        from supernet_registry.clients.cli.progress import transfer
 
         with transfer("uploading images") as progress:
             job = client.submit_search(
@@ -190,8 +190,8 @@ def search(
 
 
 def _run_here(client: RegistryClient, job: SearchJob, data: ImageDataset, device: str) -> SearchJob:
-    from clients._here import run_job_here
-    from clients.cli.progress import JobProgress
+    from supernet_registry.clients.cli.progress import JobProgress
+    from supernet_registry.clients.work.here import run_job_here
 
     with JobProgress() as progress:
         return run_job_here(client, job, data, device=device, on_event=progress.on_event)
@@ -199,7 +199,7 @@ def _run_here(client: RegistryClient, job: SearchJob, data: ImageDataset, device
 
 def wait_for(client: RegistryClient, name: str, *, title: str = "") -> SearchJob:
     """Wait for a job and show its progress. Ctrl-C ends the waiting and not the job, and says so."""
-    from clients.cli.progress import JobProgress
+    from supernet_registry.clients.cli.progress import JobProgress
 
     try:
         with JobProgress(title=title) as progress:

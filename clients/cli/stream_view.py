@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from clients.cli import output
-from clients.cli.progress import JobProgress
-from clients.cli.searching import left_behind
-from clients.resources import JobEvent, SearchJob
-from clients.stream_results import StreamRow
-from clients.stream_runner import StreamListener
-from clients.streams import Experience
+from supernet_registry.clients.cli import output
+from supernet_registry.clients.cli.progress import JobProgress
+from supernet_registry.clients.cli.searching import left_behind
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.clients.streams.runner import StreamListener
+from supernet_registry.clients.streams.stream import Experience
+from supernet_registry.clients.wire.resources import JobEvent, SearchJob
 
 __all__ = ["StreamView"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients.cli import output
-from clients.cli.connection import connect
-from clients.cli.options import (
+from supernet_registry.clients.cli import output
+from supernet_registry.clients.cli.connection import connect
+from supernet_registry.clients.cli.options import (
     AsJson,
     BatchSize,
     Cells,
@@ -41,12 +41,12 @@ from clients.cli.options import (
     resolve_source,
     search_space,
 )
-from clients.resources import Derivation, TransferMode, Variant
+from supernet_registry.clients.wire.resources import Derivation, TransferMode, Variant
 
 if TYPE_CHECKING:
-    from clients.registry_client import RegistryClient
-    from clients.stream_results import StreamResult
-    from clients.streams import TaskStream
+    from supernet_registry.clients.registry_client import RegistryClient
+    from supernet_registry.clients.streams.results import StreamResult
+    from supernet_registry.clients.streams.stream import TaskStream
 
 __all__ = ["draw_stream", "open_stream", "stream"]
 
@@ -107,7 +107,7 @@ def stream(
 
         supernet-registry stream mine --tasks my_tasks/ --plots pictures/
     """
-    from clients.stream_runner import StreamOptions, run_stream
+    from supernet_registry.clients.streams.runner import StreamOptions, run_stream
 
     tasks_of_stream = open_stream(name, tasks, streams)
     if first:
@@ -145,7 +145,7 @@ def stream(
             evaluate=evaluate,
             keep_going=keep_going,
         )
-        from clients.cli.stream_view import StreamView
+        from supernet_registry.clients.cli.stream_view import StreamView
 
         with StreamView() as view:
             result = run_stream(client, tasks_of_stream, stream_name=name, options=options, listener=view)
@@ -163,7 +163,7 @@ def open_stream(name: str, tasks: Path, streams: Path | None) -> TaskStream:
 
     Raises NotFound, InvalidArgument.
     """
-    from clients.streams import TaskStream
+    from supernet_registry.clients.streams.stream import TaskStream
 
     file = streams or tasks / "streams.json"
     if streams is not None or file.is_file():
@@ -173,10 +173,10 @@ def open_stream(name: str, tasks: Path, streams: Path | None) -> TaskStream:
 
 def draw_stream(client: RegistryClient, result: StreamResult, folder: Path) -> list[Path]:
     """Draw summary, learning curves, accuracy matrix, lineage and each task's cell into `folder`; the files' paths."""
-    from clients import plots
-    from clients.cli.lineages import ot_distances
-    from clients.resources import Lineage
-    from search.drawing import draw_cells
+    from supernet_registry.clients import plots
+    from supernet_registry.clients.cli.lineages import ot_distances
+    from supernet_registry.clients.wire.resources import Lineage
+    from supernet_registry.search.children.drawing import draw_cells
 
     done = [row for row in result.rows if row.version]
     if not done:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clients.cli import output
-from clients.resources import SourceDecision, TasteResult
+from supernet_registry.clients.cli import output
+from supernet_registry.clients.wire.resources import SourceDecision, TasteResult
 
 __all__ = ["print_tastes"]
 

@@ -4,12 +4,12 @@ Each function draws one file (.png, .svg or .pdf by its ending) and returns its 
 something is drawn; without it `OptionalDependency` says what to install.
 """
 
-from clients.plots.couplings import CouplingPanel, class_couplings
-from clients.plots.curves import Curve, CurvePanel, compare, learning_curves
-from clients.plots.dataset_maps import dataset_map_picture
-from clients.plots.lineage import lineage_picture
-from clients.plots.streams import accuracy_matrix, stream_curves, stream_summary
-from clients.plots.tastes import taste_curves
+from supernet_registry.clients.plots.couplings import CouplingPanel, class_couplings
+from supernet_registry.clients.plots.curves import Curve, CurvePanel, compare, learning_curves
+from supernet_registry.clients.plots.dataset_maps import dataset_map_picture
+from supernet_registry.clients.plots.lineage import lineage_picture
+from supernet_registry.clients.plots.streams import accuracy_matrix, stream_curves, stream_summary
+from supernet_registry.clients.plots.tastes import taste_curves
 
 __all__ = [
     "CouplingPanel",

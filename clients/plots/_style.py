@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from search.errors import OptionalDependency
+from supernet_registry.search.errors import OptionalDependency
 
 __all__ = ["CHILD", "GREY", "INK", "PALE", "SCRATCH", "WARM", "figure", "save", "short", "style", "tidy"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clients.plots._style import GREY, PALE, figure, save, short, style
-from clients.resources import ClassCoupling
-from search.errors import InvalidArgument
+from supernet_registry.clients.plots._style import GREY, PALE, figure, save, short, style
+from supernet_registry.clients.wire.resources import ClassCoupling
+from supernet_registry.search.errors import InvalidArgument
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.plots._style import GREY, INK, SCRATCH, WARM, figure, save, short, style, tidy
-from clients.resources import EpochMetrics, Phase, TasteResult
-from clients.stream_results import StreamRow
-from search.errors import InvalidArgument
+from supernet_registry.clients.plots._style import GREY, INK, SCRATCH, WARM, figure, save, short, style, tidy
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.clients.wire.resources import EpochMetrics, Phase, TasteResult
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["Curve", "CurvePanel", "compare", "learning_curves"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clients.plots._style import GREY, INK, SCRATCH, WARM, figure, save, short, style
-from clients.resources import DatasetMap, DatasetPoint
-from search.errors import InvalidArgument
+from supernet_registry.clients.plots._style import GREY, INK, SCRATCH, WARM, figure, save, short, style
+from supernet_registry.clients.wire.resources import DatasetMap, DatasetPoint
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["dataset_map_picture"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.plots._style import GREY, INK, WARM, figure, save, short, style
-from clients.resources import Lineage, ParentRole, SupernetVersion
-from search.errors import InvalidArgument
+from supernet_registry.clients.plots._style import GREY, INK, WARM, figure, save, short, style
+from supernet_registry.clients.wire.resources import Lineage, ParentRole, SupernetVersion
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["lineage_picture"]
 

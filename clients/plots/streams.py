@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clients.plots._style import CHILD, GREY, INK, SCRATCH, WARM, figure, save, short, style, tidy
-from clients.plots.curves import Curve, CurvePanel, learning_curves
-from clients.stream_results import StreamResult, StreamRow
-from search.errors import InvalidArgument
+from supernet_registry.clients.plots._style import CHILD, GREY, INK, SCRATCH, WARM, figure, save, short, style, tidy
+from supernet_registry.clients.plots.curves import Curve, CurvePanel, learning_curves
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["accuracy_matrix", "stream_curves", "stream_summary"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clients.plots._style import CHILD, GREY, SCRATCH, WARM, figure, save, short, style, tidy
-from clients.resources import SourceDecision, TasteResult
-from search.errors import InvalidArgument
+from supernet_registry.clients.plots._style import CHILD, GREY, SCRATCH, WARM, figure, save, short, style, tidy
+from supernet_registry.clients.wire.resources import SourceDecision, TasteResult
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["taste_curves"]
 

@@ -7,7 +7,7 @@
         catalog.outbox, .mlflow_links            # what the publisher needs
         catalog.sweeper                          # housekeeping
 
-All methods may be called from any thread, take and return `clients.resources`, and raise `search.errors`.
+All methods may be called from any thread, take and return `clients.wire.resources`, and raise `search.errors`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from registry.blobs import BlobStore, LocalBlobStore
-from registry.catalog.blobs import Blobs
-from registry.catalog.datasets import Datasets
-from registry.catalog.jobs import Jobs
-from registry.catalog.leases import Leases
-from registry.catalog.outbox import MlflowLinks, Outbox
-from registry.catalog.supernets import Supernets
-from registry.catalog.sweep import Sweeper
-from registry.catalog.uploads import Uploads
-from registry.catalog.write_back import WriteBack
-from registry.clock import Clock, utc_now
-from registry.database import open_database
-from registry.settings import Settings
+from supernet_registry.registry.catalog.blobs import Blobs
+from supernet_registry.registry.catalog.datasets import Datasets
+from supernet_registry.registry.catalog.jobs import Jobs
+from supernet_registry.registry.catalog.leases import Leases
+from supernet_registry.registry.catalog.outbox import MlflowLinks, Outbox
+from supernet_registry.registry.catalog.supernets import Supernets
+from supernet_registry.registry.catalog.sweep import Sweeper
+from supernet_registry.registry.catalog.uploads import Uploads
+from supernet_registry.registry.catalog.write_back import WriteBack
+from supernet_registry.registry.clock import Clock, utc_now
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage.blobs.local import LocalBlobStore
+from supernet_registry.registry.storage.blobs.store import BlobStore
+from supernet_registry.registry.storage.database import open_database
 
 __all__ = ["Catalog"]
 

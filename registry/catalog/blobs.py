@@ -14,13 +14,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from registry import failpoints
-from registry.blobs import BlobStore, corrupt
-from registry.catalog import names
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import blobs
-from search.errors import BlobCorrupt, InvalidArgument, NotFound
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.registry.storage.blobs.store import BlobStore, corrupt
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import blobs
+from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, NotFound
 
 __all__ = ["CHUNK_BYTES", "Blobs", "release"]
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from search.errors import InvalidArgument, NotFinite
+from supernet_registry.search.errors import InvalidArgument, NotFinite
 
 __all__ = ["check_labels", "check_number", "check_text", "page_limit"]
 

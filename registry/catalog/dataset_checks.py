@@ -7,13 +7,19 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.resources import Dataset
-from registry.catalog import names
-from registry.catalog.blobs import Blobs
-from registry.catalog.checks import check_labels, check_number, check_text
-from search.errors import DigestMismatch, DimensionMismatch, InvalidArgument, NotFinite, SupernetRegistryError
-from search.similarity.sketch import Sketch
-from search.tasks import ImageDataset
+from supernet_registry.clients.wire.resources import Dataset
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.blobs import Blobs
+from supernet_registry.registry.catalog.checks import check_labels, check_number, check_text
+from supernet_registry.search.errors import (
+    DigestMismatch,
+    DimensionMismatch,
+    InvalidArgument,
+    NotFinite,
+    SupernetRegistryError,
+)
+from supernet_registry.search.similarity.sketch import Sketch
+from supernet_registry.search.tasks import unpack_images
 
 __all__ = ["check_dataset_draft", "check_embedding", "check_images", "read_sketch"]
 
@@ -104,7 +110,7 @@ def check_images(blobs: Blobs, name: str, digest: str, field: str) -> None:
         DigestMismatch: images of another dataset.
     """
     try:
-        found = ImageDataset.from_bytes(blobs.read(name, field)).digest
+        found = unpack_images(blobs.read(name, field)).digest
     except SupernetRegistryError as error:
         error.field = error.field or field
         raise

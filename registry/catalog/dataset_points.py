@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 
-from clients.resources import Metrics
-from registry.catalog import names
-from registry.catalog.generalists import is_generalist
-from registry.catalog.records import from_json
-from registry.catalog.versions import batches
-from registry.database import transaction
-from registry.schema import datasets, supernets, versions
+from supernet_registry.clients.wire.resources import Metrics
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.generalists import is_generalist
+from supernet_registry.registry.catalog.records import from_json
+from supernet_registry.registry.catalog.versions import batches
+from supernet_registry.registry.storage.database import transaction
+from supernet_registry.registry.storage.schema import datasets, supernets, versions
+from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 
 __all__ = ["DatasetPoints", "StoredPoint"]
 

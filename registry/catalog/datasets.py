@@ -8,25 +8,30 @@ from typing import Any, TypeAlias
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from supernet_registry.v1.datasets_pb2 import Dataset as DatasetMessage
 
-from clients.resources import Dataset, JobState
-from registry.catalog import names
-from registry.catalog.blobs import Blobs, release
-from registry.catalog.checks import check_text
-from registry.catalog.dataset_checks import check_dataset_draft, check_embedding, check_images, read_sketch
-from registry.catalog.distances import DistanceCache
-from registry.catalog.embeddings import StoredEmbeddings, to_bytes
-from registry.catalog.generalists import uses_dataset
-from registry.catalog.idempotency import body_digest, check_request_id, remembered
-from registry.catalog.paging import read_page
-from registry.catalog.records import check_etag, etag, next_count
-from registry.catalog.sources import SourceStamps
-from registry.catalog.versions import batches
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import dataset_tombstones, datasets, jobs, versions
-from search.errors import StillReferenced
+from supernet_registry.clients.wire.resources import Dataset, JobState
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.blobs import Blobs, release
+from supernet_registry.registry.catalog.checks import check_text
+from supernet_registry.registry.catalog.dataset_checks import (
+    check_dataset_draft,
+    check_embedding,
+    check_images,
+    read_sketch,
+)
+from supernet_registry.registry.catalog.distances import DistanceCache
+from supernet_registry.registry.catalog.embeddings import StoredEmbeddings, to_bytes
+from supernet_registry.registry.catalog.generalists import uses_dataset
+from supernet_registry.registry.catalog.idempotency import body_digest, check_request_id, remembered
+from supernet_registry.registry.catalog.paging import read_page
+from supernet_registry.registry.catalog.records import check_etag, etag, next_count
+from supernet_registry.registry.catalog.sources import SourceStamps
+from supernet_registry.registry.catalog.versions import batches
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import dataset_tombstones, datasets, jobs, versions
+from supernet_registry.search.errors import StillReferenced
+from supernet_registry.v1.datasets_pb2 import Dataset as DatasetMessage
 
 __all__ = ["Datasets"]
 

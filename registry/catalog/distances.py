@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
-from registry.catalog.checks import check_number
-from registry.catalog.records import next_count
-from registry.catalog.versions import batches
-from registry.database import run_write, transaction
-from registry.schema import counters, dataset_tombstones, datasets, distances
-from search.similarity import TRANSPORT_ID
+from supernet_registry.registry.catalog.checks import check_number
+from supernet_registry.registry.catalog.records import next_count
+from supernet_registry.registry.catalog.versions import batches
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import counters, dataset_tombstones, datasets, distances
+from supernet_registry.search.similarity import TRANSPORT_ID
 
 __all__ = ["Distance", "DistanceCache", "DistanceChanges", "Pair", "pair"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from registry.catalog import names
-from registry.catalog.dataset_checks import check_embedding
-from registry.catalog.records import next_count
-from registry.database import run_write, transaction
-from registry.schema import counters, dataset_tombstones, datasets
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.dataset_checks import check_embedding
+from supernet_registry.registry.catalog.records import next_count
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import counters, dataset_tombstones, datasets
 
 __all__ = ["IndexRow", "OutdatedEmbedding", "Renewal", "StoredEmbeddings", "to_bytes"]
 

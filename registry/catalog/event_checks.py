@@ -7,14 +7,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from clients.resources import EpochMetrics, JobEvent, Phase, SourceDecision, TransferMode
-from registry.catalog import names
-from registry.catalog.checks import check_number, check_text
-from registry.catalog.spaces import stored_space
-from registry.catalog.supernets import find_supernet
-from registry.catalog.versions import find_version
-from search.errors import InvalidArgument, SpaceMismatch
-from search.spaces import check_compatible
+from supernet_registry.clients.wire.resources import EpochMetrics, JobEvent, Phase, SourceDecision, TransferMode
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.checks import check_number, check_text
+from supernet_registry.registry.catalog.spaces import stored_space
+from supernet_registry.registry.catalog.supernets import find_supernet
+from supernet_registry.registry.catalog.versions import find_version
+from supernet_registry.search.errors import InvalidArgument, SpaceMismatch
+from supernet_registry.search.spaces import check_compatible
 
 __all__ = ["check_event", "check_source", "explicit_mode"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from clients.resources import SearchJob, SearchSpec, SourcePolicy, TransferMode
-from registry.catalog import names
-from registry.catalog.checks import check_labels, check_number, check_text
-from registry.catalog.job_checks import DEFAULT_STREAM, SPEC_RANGES, check_recipe
-from registry.schema import datasets, job_datasets, jobs, versions
-from search.errors import ImagesMissing, InvalidArgument
+from supernet_registry.clients.wire.resources import SearchJob, SearchSpec, SourcePolicy, TransferMode
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.checks import check_labels, check_number, check_text
+from supernet_registry.registry.catalog.job_checks import DEFAULT_STREAM, SPEC_RANGES, check_recipe
+from supernet_registry.registry.storage.schema import datasets, job_datasets, jobs, versions
+from supernet_registry.search.errors import ImagesMissing, InvalidArgument
 
 __all__ = [
     "check_generalist_draft",

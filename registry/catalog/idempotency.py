@@ -15,11 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from clients.convert import to_proto
-from registry.catalog.checks import check_text
-from registry.clock import Clock
-from registry.schema import requests
-from search.errors import InvalidArgument, RequestIdReused
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.registry.catalog.checks import check_text
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.storage.schema import requests
+from supernet_registry.search.errors import InvalidArgument, RequestIdReused
 
 __all__ = ["body_digest", "check_request_id", "remembered"]
 

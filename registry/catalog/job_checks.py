@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
-from clients.resources import Executor, SearchJob, SearchSpec, SourcePolicy, SpaceDescriptor, TransferMode, Variant
-from registry.catalog import names
-from registry.catalog.checks import check_labels, check_number, check_text
-from search.errors import InvalidArgument
-from search.recipe import Recipe
-from search.recipe_settings import apply_settings
+from supernet_registry.clients.wire.resources import (
+    Executor,
+    SearchJob,
+    SearchSpec,
+    SourcePolicy,
+    SpaceDescriptor,
+    TransferMode,
+    Variant,
+)
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.checks import check_labels, check_number, check_text
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.recipe.settings import apply_settings
 
 __all__ = ["DEFAULT_STREAM", "SPEC_RANGES", "check_job_draft", "check_recipe"]
 

@@ -7,12 +7,8 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from supernet_registry.v1.searches_pb2 import EpochMetrics as EpochMessage
-from supernet_registry.v1.searches_pb2 import JobEvent as EventMessage
-from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
-from supernet_registry.v1.searches_pb2 import SourceDecision as DecisionMessage
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     EpochMetrics,
     JobError,
     JobEvent,
@@ -22,12 +18,16 @@ from clients.resources import (
     SearchSpec,
     SourceDecision,
 )
-from registry.catalog import names
-from registry.catalog.blobs import release
-from registry.catalog.outbox import announce
-from registry.catalog.records import etag, from_json, to_json
-from registry.schema import datasets, job_events, jobs
-from search.errors import LeaseLost
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.blobs import release
+from supernet_registry.registry.catalog.outbox import announce
+from supernet_registry.registry.catalog.records import etag, from_json, to_json
+from supernet_registry.registry.storage.schema import datasets, job_events, jobs
+from supernet_registry.search.errors import LeaseLost
+from supernet_registry.v1.searches_pb2 import EpochMetrics as EpochMessage
+from supernet_registry.v1.searches_pb2 import JobEvent as EventMessage
+from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
+from supernet_registry.v1.searches_pb2 import SourceDecision as DecisionMessage
 
 __all__ = [
     "ENDED",

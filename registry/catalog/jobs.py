@@ -9,35 +9,35 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from supernet_registry.v1.searches_pb2 import JobEvent as EventMessage
-from supernet_registry.v1.searches_pb2 import SearchJob as JobMessage
-from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
 
-from clients.resources import Executor, JobEvent, JobState, SearchJob, SearchSpec
-from registry import failpoints
-from registry.catalog import names
-from registry.catalog.checks import check_number
-from registry.catalog.generalists import (
+from supernet_registry.clients.wire.resources import Executor, JobEvent, JobState, SearchJob, SearchSpec
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.checks import check_number
+from supernet_registry.registry.catalog.generalists import (
     check_generalist_draft,
     find_retained,
     generalist_datasets,
     insert_datasets,
 )
-from registry.catalog.idempotency import body_digest, check_request_id, remembered
-from registry.catalog.job_checks import check_job_draft
-from registry.catalog.job_rows import JobChange, display_name, find_job, kind_of, select_jobs, to_job
-from registry.catalog.outbox import announce
-from registry.catalog.paging import read_page
-from registry.catalog.records import from_json, to_json
-from registry.catalog.spaces import describe_space, read_space, stored_space
-from registry.catalog.supernets import insert_supernet
-from registry.catalog.versions import find_version
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import datasets, job_events, jobs, supernets
-from search.errors import ImagesMissing, InvalidArgument, JobFinished, SpaceMismatch
-from search.recipe import Recipe
-from search.spaces import SearchSpace, check_compatible
+from supernet_registry.registry.catalog.idempotency import body_digest, check_request_id, remembered
+from supernet_registry.registry.catalog.job_checks import check_job_draft
+from supernet_registry.registry.catalog.job_rows import JobChange, display_name, find_job, kind_of, select_jobs, to_job
+from supernet_registry.registry.catalog.outbox import announce
+from supernet_registry.registry.catalog.paging import read_page
+from supernet_registry.registry.catalog.records import from_json, to_json
+from supernet_registry.registry.catalog.spaces import describe_space, read_space, stored_space
+from supernet_registry.registry.catalog.supernets import insert_supernet
+from supernet_registry.registry.catalog.versions import find_version
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import datasets, job_events, jobs, supernets
+from supernet_registry.search.errors import ImagesMissing, InvalidArgument, JobFinished, SpaceMismatch
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.spaces import SearchSpace, check_compatible
+from supernet_registry.v1.searches_pb2 import JobEvent as EventMessage
+from supernet_registry.v1.searches_pb2 import SearchJob as JobMessage
+from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
 
 __all__ = ["Jobs", "job_finished"]
 

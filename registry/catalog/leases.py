@@ -13,23 +13,31 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+
+from supernet_registry.clients.wire.resources import (
+    AbandonOutcome,
+    Executor,
+    JobError,
+    JobEvent,
+    JobState,
+    Lease,
+    SearchJob,
+)
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.blobs import Blobs, release
+from supernet_registry.registry.catalog.checks import check_text
+from supernet_registry.registry.catalog.event_checks import check_event, check_source, explicit_mode
+from supernet_registry.registry.catalog.job_rows import LEASED, JobChange, find_job, leased_job, select_jobs
+from supernet_registry.registry.catalog.jobs import job_finished
+from supernet_registry.registry.catalog.records import to_json
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import datasets, job_events, jobs
+from supernet_registry.search.errors import InvalidArgument, SearchFailed
 from supernet_registry.v1.searches_pb2 import EpochMetrics as EpochMessage
 from supernet_registry.v1.searches_pb2 import SourceDecision as DecisionMessage
-
-from clients.resources import AbandonOutcome, Executor, JobError, JobEvent, JobState, Lease, SearchJob
-from registry import failpoints
-from registry.catalog import names
-from registry.catalog.blobs import Blobs, release
-from registry.catalog.checks import check_text
-from registry.catalog.event_checks import check_event, check_source, explicit_mode
-from registry.catalog.job_rows import LEASED, JobChange, find_job, leased_job, select_jobs
-from registry.catalog.jobs import job_finished
-from registry.catalog.records import to_json
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import datasets, job_events, jobs
-from registry.settings import Settings
-from search.errors import InvalidArgument, SearchFailed
 
 __all__ = ["Leases"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from search.errors import InvalidArgument, NotFound
+from supernet_registry.search.errors import InvalidArgument, NotFound
 
 __all__ = [
     "SUPERNET_ID",

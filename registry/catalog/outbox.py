@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import mlflow_runs, mlflow_versions, outbox, registry_identity
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import mlflow_runs, mlflow_versions, outbox, registry_identity
 
 __all__ = ["Backlog", "MlflowLinks", "MlflowRun", "MlflowVersion", "Outbox", "OutboxRow", "announce"]
 

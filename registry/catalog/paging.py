@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from registry.catalog.checks import page_limit
-from search.errors import InvalidPageToken
+from supernet_registry.registry.catalog.checks import page_limit
+from supernet_registry.search.errors import InvalidPageToken
 
 __all__ = ["read_page"]
 

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
-from clients.convert import from_proto, to_proto
-from registry.schema import counters
-from search.errors import ETagMismatch
+from supernet_registry.clients.wire.convert import from_proto, to_proto
+from supernet_registry.registry.storage.schema import counters
+from supernet_registry.search.errors import ETagMismatch
 
 __all__ = ["check_etag", "etag", "from_json", "next_count", "to_json"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from clients.resources import SupernetVersion
-from registry.catalog import names
-from registry.catalog.generalists import is_generalist
-from registry.catalog.versions import batches, select_versions, to_versions
-from registry.database import transaction
-from registry.schema import datasets, job_datasets, supernets, versions
+from supernet_registry.clients.wire.resources import SupernetVersion
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.generalists import is_generalist
+from supernet_registry.registry.catalog.versions import batches, select_versions, to_versions
+from supernet_registry.registry.storage.database import transaction
+from supernet_registry.registry.storage.schema import datasets, job_datasets, supernets, versions
 
 __all__ = ["SourceStamp", "SourceStamps"]
 

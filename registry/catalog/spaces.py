@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from supernet_registry.clients.wire.resources import SpaceDescriptor
+from supernet_registry.registry.catalog.records import from_json
+from supernet_registry.search.errors import InvalidSearchSpace
+from supernet_registry.search.spaces import SearchSpace, space_from_fields
 from supernet_registry.v1.common_pb2 import SearchSpace as SearchSpaceMessage
-
-from clients.resources import SpaceDescriptor
-from registry.catalog.records import from_json
-from search.errors import InvalidSearchSpace
-from search.spaces import SearchSpace, space_from_fields
 
 __all__ = ["describe_space", "read_space", "stored_space"]
 

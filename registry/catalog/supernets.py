@@ -7,23 +7,30 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
+
+from supernet_registry.clients.wire.resources import JobState, Lineage, SpaceDescriptor, Supernet, SupernetVersion
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.checks import check_labels, check_number, check_text
+from supernet_registry.registry.catalog.idempotency import body_digest, check_request_id, remembered
+from supernet_registry.registry.catalog.outbox import announce
+from supernet_registry.registry.catalog.paging import read_page
+from supernet_registry.registry.catalog.records import check_etag, etag, from_json, to_json
+from supernet_registry.registry.catalog.spaces import describe_space, read_space
+from supernet_registry.registry.catalog.versions import (
+    batches,
+    find_version,
+    lineage_edges,
+    neighbours,
+    select_versions,
+    to_versions,
+)
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import jobs, parents, supernets, versions
+from supernet_registry.search.errors import AlreadyExists, InvalidArgument, StillReferenced
+from supernet_registry.search.spaces import SearchSpace
 from supernet_registry.v1.common_pb2 import SearchSpace as SearchSpaceMessage
 from supernet_registry.v1.supernets_pb2 import Supernet as SupernetMessage
-
-from clients.resources import JobState, Lineage, SpaceDescriptor, Supernet, SupernetVersion
-from registry.catalog import names
-from registry.catalog.checks import check_labels, check_number, check_text
-from registry.catalog.idempotency import body_digest, check_request_id, remembered
-from registry.catalog.outbox import announce
-from registry.catalog.paging import read_page
-from registry.catalog.records import check_etag, etag, from_json, to_json
-from registry.catalog.spaces import describe_space, read_space
-from registry.catalog.versions import batches, find_version, lineage_edges, neighbours, select_versions, to_versions
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import jobs, parents, supernets, versions
-from search.errors import AlreadyExists, InvalidArgument, StillReferenced
-from search.spaces import SearchSpace
 
 __all__ = ["Supernets", "find_supernet", "insert_supernet", "move_head"]
 

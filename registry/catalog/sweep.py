@@ -13,16 +13,16 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from registry import failpoints
-from registry.blobs import LocalBlobStore
-from registry.catalog.blobs import Blobs, release
-from registry.catalog.generalists import uses_dataset
-from registry.catalog.job_rows import ENDED
-from registry.catalog.uploads import Uploads
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import blobs, datasets, jobs, metadata
-from registry.settings import Settings
+from supernet_registry.registry.catalog.blobs import Blobs, release
+from supernet_registry.registry.catalog.generalists import uses_dataset
+from supernet_registry.registry.catalog.job_rows import ENDED
+from supernet_registry.registry.catalog.uploads import Uploads
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.registry.storage.blobs.local import LocalBlobStore
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import blobs, datasets, jobs, metadata
 
 __all__ = ["SweepResult", "Sweeper", "blob_references"]
 

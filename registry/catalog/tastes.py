@@ -15,19 +15,26 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
+
+from supernet_registry.clients.wire.resources import (
+    JobState,
+    Metrics,
+    SearchSpec,
+    SourceDecision,
+    TasteResult,
+    TransferMode,
+)
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.distances import Pair, pair
+from supernet_registry.registry.catalog.generalists import is_generalist
+from supernet_registry.registry.catalog.records import from_json
+from supernet_registry.registry.catalog.versions import batches
+from supernet_registry.registry.storage.database import transaction
+from supernet_registry.registry.storage.schema import datasets, distances, jobs, supernets, versions
+from supernet_registry.search.similarity import TRANSPORT_ID
 from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
 from supernet_registry.v1.searches_pb2 import SourceDecision as DecisionMessage
 from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
-
-from clients.resources import JobState, Metrics, SearchSpec, SourceDecision, TasteResult, TransferMode
-from registry.catalog import names
-from registry.catalog.distances import Pair, pair
-from registry.catalog.generalists import is_generalist
-from registry.catalog.records import from_json
-from registry.catalog.versions import batches
-from registry.database import transaction
-from registry.schema import datasets, distances, jobs, supernets, versions
-from search.similarity import TRANSPORT_ID
 
 __all__ = ["TastedJob", "TastedSource", "Tastes"]
 

@@ -20,16 +20,16 @@ from weakref import WeakValueDictionary
 import google_crc32c
 import sqlalchemy as sa
 
-from clients.resources import Upload
-from registry import failpoints
-from registry.blobs import disk_full, fsync_folder, is_disk_full
-from registry.catalog import names
-from registry.catalog.blobs import CHUNK_BYTES, Blobs
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import uploads
-from registry.settings import Settings
-from search.errors import DigestMismatch, InvalidArgument, QuotaExceeded, WeightsTooLarge, WrongOffset
+from supernet_registry.clients.wire.resources import Upload
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.blobs import CHUNK_BYTES, Blobs
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.registry.storage.blobs.local import disk_full, fsync_folder, is_disk_full
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import uploads
+from supernet_registry.search.errors import DigestMismatch, InvalidArgument, QuotaExceeded, WeightsTooLarge, WrongOffset
 
 __all__ = ["Uploads"]
 

@@ -6,11 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from supernet_registry.v1.common_pb2 import SearchSpace as SearchSpaceMessage
-from supernet_registry.v1.supernets_pb2 import Cost as CostMessage
-from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     Cost,
     LineageEdge,
     Metrics,
@@ -20,11 +17,14 @@ from clients.resources import (
     SupernetVersion,
     TransferMode,
 )
-from registry.catalog import names
-from registry.catalog.generalists import generalist_datasets
-from registry.catalog.job_rows import display_name
-from registry.catalog.records import from_json
-from registry.schema import blobs, datasets, jobs, parents, supernets, versions
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.generalists import generalist_datasets
+from supernet_registry.registry.catalog.job_rows import display_name
+from supernet_registry.registry.catalog.records import from_json
+from supernet_registry.registry.storage.schema import blobs, datasets, jobs, parents, supernets, versions
+from supernet_registry.v1.common_pb2 import SearchSpace as SearchSpaceMessage
+from supernet_registry.v1.supernets_pb2 import Cost as CostMessage
+from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 
 __all__ = ["batches", "find_version", "lineage_edges", "neighbours", "select_versions", "to_versions"]
 

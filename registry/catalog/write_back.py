@@ -13,12 +13,8 @@ from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
-from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
-from supernet_registry.v1.searches_pb2 import SourceDecision as DecisionMessage
-from supernet_registry.v1.supernets_pb2 import Cost as CostMessage
-from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     Cost,
     JobState,
     Metrics,
@@ -28,21 +24,21 @@ from clients.resources import (
     SupernetVersion,
     TransferMode,
 )
-from registry import failpoints
-from registry.catalog import names
-from registry.catalog.blobs import Blobs
-from registry.catalog.checks import check_number, check_text
-from registry.catalog.generalists import generalist_datasets
-from registry.catalog.job_rows import find_job, lease_lost, leased_job
-from registry.catalog.outbox import announce
-from registry.catalog.records import from_json, to_json
-from registry.catalog.supernets import find_supernet, move_head
-from registry.catalog.versions import find_version, to_versions
-from registry.clock import Clock
-from registry.database import run_write, transaction
-from registry.schema import parents, supernets, versions
-from registry.settings import Settings
-from search.errors import (
+from supernet_registry.registry.catalog import names
+from supernet_registry.registry.catalog.blobs import Blobs
+from supernet_registry.registry.catalog.checks import check_number, check_text
+from supernet_registry.registry.catalog.generalists import generalist_datasets
+from supernet_registry.registry.catalog.job_rows import find_job, lease_lost, leased_job
+from supernet_registry.registry.catalog.outbox import announce
+from supernet_registry.registry.catalog.records import from_json, to_json
+from supernet_registry.registry.catalog.supernets import find_supernet, move_head
+from supernet_registry.registry.catalog.versions import find_version, to_versions
+from supernet_registry.registry.clock import Clock
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.registry.storage.database import run_write, transaction
+from supernet_registry.registry.storage.schema import parents, supernets, versions
+from supernet_registry.search.errors import (
     DimensionMismatch,
     InvalidArgument,
     SpaceMismatch,
@@ -50,8 +46,12 @@ from search.errors import (
     UnsafeWeights,
     WeightsTooLarge,
 )
-from search.heads import heads_of
-from search.weights import WeightsInfo, check_weights
+from supernet_registry.search.storage.head_rows import heads_of
+from supernet_registry.search.storage.weights import WeightsInfo, check_weights
+from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
+from supernet_registry.v1.searches_pb2 import SourceDecision as DecisionMessage
+from supernet_registry.v1.supernets_pb2 import Cost as CostMessage
+from supernet_registry.v1.supernets_pb2 import Metrics as MetricsMessage
 
 __all__ = ["WriteBack"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Interval, PolicySummary, Summary
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Interval, PolicySummary, Summary
 
 __all__ = ["Check", "checks_of"]
 

@@ -6,14 +6,14 @@ import random
 from collections.abc import Sequence
 from uuid import UUID, uuid5
 
-from clients._prepare import space_descriptor
-from clients.registry_client import RegistryClient
-from clients.resources import SourceCandidate
-from clients.stream_results import StreamRow
-from clients.stream_runner import ChooseSource, StreamOptions
-from clients.streams import Experience
-from registry.evaluation.policies import Policy
-from search.errors import SearchFailed
+from supernet_registry.clients.prepare import space_descriptor
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.clients.streams.runner import ChooseSource, StreamOptions
+from supernet_registry.clients.streams.stream import Experience
+from supernet_registry.clients.wire.resources import SourceCandidate
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.search.errors import SearchFailed
 
 __all__ = ["source_chooser"]
 

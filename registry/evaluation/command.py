@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clients.cli import output
-from clients.cli.options import (
+from supernet_registry.clients.cli import output
+from supernet_registry.clients.cli.options import (
     AsJson,
     BatchSize,
     Cells,
@@ -26,12 +26,12 @@ from clients.cli.options import (
     TasteShare,
     search_space,
 )
-from registry.evaluation.policies import DEFAULT_POLICIES, QUICK_POLICIES, Policy
-from search.errors import InvalidArgument, SearchFailed
+from supernet_registry.registry.evaluation.policies import DEFAULT_POLICIES, QUICK_POLICIES, Policy
+from supernet_registry.search.errors import InvalidArgument, SearchFailed
 
 if TYPE_CHECKING:
-    from registry.evaluation.checks import Check
-    from registry.evaluation.records import PolicySummary, Summary
+    from supernet_registry.registry.evaluation.checks import Check
+    from supernet_registry.registry.evaluation.records import PolicySummary, Summary
 
 __all__ = ["evaluate"]
 
@@ -105,8 +105,8 @@ def evaluate(
 
         supernet-registry evaluate --tasks tasks/ --quick
     """
-    from registry.evaluation.evaluating import evaluate_plan, report
-    from registry.evaluation.plan import SHUFFLED, Plan
+    from supernet_registry.registry.evaluation.evaluating import evaluate_plan, report
+    from supernet_registry.registry.evaluation.plan import SHUFFLED, Plan
 
     sizes = {"channels": channels, "cells": cells, "stem_stride": stem_stride, "head_pool": head_pool}
     wanted = search_space(space, {**sizes, "resolution": resolution})

@@ -12,16 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from clients.cli import output
-from registry.evaluation.checks import Check, checks_of
-from registry.evaluation.plan import Folder, Plan, Unit
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Run, Summary
-from registry.evaluation.report import write_report
-from registry.evaluation.runner import Progress, UnitFailed, run_units
-from registry.evaluation.summary import summarise
-from search.errors import NotFound, OptionalDependency
-from search.spaces import make_space
+from supernet_registry.clients.cli import output
+from supernet_registry.registry.evaluation.checks import Check, checks_of
+from supernet_registry.registry.evaluation.plan import Folder, Plan, Unit
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Run, Summary
+from supernet_registry.registry.evaluation.report import write_report
+from supernet_registry.registry.evaluation.runner import Progress, UnitFailed, run_units
+from supernet_registry.registry.evaluation.summary import summarise
+from supernet_registry.search.errors import NotFound, OptionalDependency
+from supernet_registry.search.spaces import make_space
 
 __all__ = ["evaluate_plan", "report"]
 
@@ -101,13 +101,13 @@ def _log(
     uri: str | None,
 ) -> None:
     """To MLflow, if it is installed and answers: the report stands without it."""
-    from registry.publisher.store import set_environment, tracking_store
+    from supernet_registry.registry.publisher.store import set_environment, tracking_store
 
     set_environment()
     try:
         from mlflow.exceptions import MlflowException
 
-        from registry.evaluation.tracking import log_evaluation
+        from supernet_registry.registry.evaluation.tracking import log_evaluation
     except ModuleNotFoundError:
         output.say('Not logged to MLflow: install "supernet-registry[mlflow]".')
         return

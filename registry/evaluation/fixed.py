@@ -12,15 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.resources import EpochMetrics, JobState, Phase
-from clients.stream_results import StreamResult, StreamRow
-from clients.streams import Experience, TaskStream
-from registry.evaluation.plan import Folder, Plan, Unit
-from registry.evaluation.policies import Policy
-from search.errors import NotFound
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.clients.streams.stream import Experience, TaskStream
+from supernet_registry.clients.wire.resources import EpochMetrics, JobState, Phase
+from supernet_registry.registry.evaluation.plan import Folder, Plan, Unit
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.search.errors import NotFound
 
 if TYPE_CHECKING:
-    from search.fixed_network import FixedResult
+    from supernet_registry.search.runs.fixed_network import FixedResult
 
 __all__ = ["train_from_sources", "train_independently"]
 
@@ -92,9 +92,10 @@ def _train(
     source: bytes | None,
     pretrained: Path | None = None,
 ) -> tuple[FixedResult, list[EpochMetrics]]:
-    from search.data import load_data, pick_device
-    from search.fixed_network import train_fixed
-    from search.recipe import Recipe
+    from supernet_registry.search.recipe import Recipe
+    from supernet_registry.search.runs.fixed_network import train_fixed
+    from supernet_registry.search.training.data import load_data
+    from supernet_registry.search.training.devices import pick_device
 
     epochs: list[EpochMetrics] = []
     result = train_fixed(

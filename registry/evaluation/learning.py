@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from clients.resources import Phase
-from clients.stream_results import StreamRow
-from registry.evaluation.metrics import curve_height
-from registry.evaluation.records import Race
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.clients.wire.resources import Phase
+from supernet_registry.registry.evaluation.metrics import curve_height
+from supernet_registry.registry.evaluation.records import Race
 
 __all__ = ["Point", "race", "search_curve", "zero_step_accuracy"]
 

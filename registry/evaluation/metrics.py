@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from registry.evaluation.records import Interval
-from search.errors import InvalidArgument
+from supernet_registry.registry.evaluation.records import Interval
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = [
     "average_accuracy",

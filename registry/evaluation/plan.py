@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from clients.resources import DatasetMap, DatasetPoint
-from clients.stream_results import StreamResult, StreamRow
-from clients.stream_runner import StreamOptions
-from clients.streams import Experience, TaskStream
-from registry.evaluation.policies import DEFAULT_POLICIES, Policy
-from registry.evaluation.records import Run
-from search.errors import InvalidArgument, NotFound
-from search.spaces import SearchSpace, make_space, space_from_json
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.clients.streams.runner import StreamOptions
+from supernet_registry.clients.streams.stream import Experience, TaskStream
+from supernet_registry.clients.wire.resources import DatasetMap, DatasetPoint
+from supernet_registry.registry.evaluation.policies import DEFAULT_POLICIES, Policy
+from supernet_registry.registry.evaluation.records import Run
+from supernet_registry.search.errors import InvalidArgument, NotFound
+from supernet_registry.search.spaces import SearchSpace, make_space, space_from_json
 
 __all__ = ["Folder", "Plan", "Unit"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from clients.stream_results import StreamResult
+from supernet_registry.clients.streams.results import StreamResult
 
 __all__ = ["Accumulation", "Comparison", "Interval", "PolicySummary", "Race", "Run", "Summary", "TaskSummary"]
 

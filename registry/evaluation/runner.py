@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from registry.evaluation.plan import Folder, Plan, Unit
+from supernet_registry.registry.evaluation.plan import Folder, Plan, Unit
 
 __all__ = ["Progress", "UnitFailed", "run_units"]
 
@@ -118,7 +118,7 @@ class _Runner:
         where = ["--folder", str(self._folder.root), "--stream", unit.stream]
         which = ["--policy", unit.policy.value, "--seed", str(unit.seed)]
         return subprocess.Popen(
-            [sys.executable, "-m", "registry.evaluation.unit", *where, *which],
+            [sys.executable, "-m", "supernet_registry.registry.evaluation.unit", *where, *which],
             stdin=subprocess.PIPE,  # ends with us, however we end
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

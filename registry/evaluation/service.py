@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from registry.settings import load_settings
-from registry.supervisor import ServeOptions, Started, Supervisor
-from search.errors import SearchCancelled
+from supernet_registry.registry.settings import load_settings
+from supernet_registry.registry.supervisor import ServeOptions, Started, Supervisor
+from supernet_registry.search.errors import SearchCancelled
 
 __all__ = ["with_service"]
 

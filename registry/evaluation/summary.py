@@ -8,10 +8,10 @@ from dataclasses import asdict
 from statistics import fmean, median
 from typing import TypeVar
 
-from clients.resources import JobState
-from clients.stream_results import StreamRow
-from registry.evaluation.learning import race, zero_step_accuracy
-from registry.evaluation.metrics import (
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.clients.wire.resources import JobState
+from supernet_registry.registry.evaluation.learning import race, zero_step_accuracy
+from supernet_registry.registry.evaluation.metrics import (
     average_accuracy,
     backward_transfer,
     bootstrap,
@@ -20,9 +20,9 @@ from registry.evaluation.metrics import (
     median_of_censored,
     origins,
 )
-from registry.evaluation.plan import SHUFFLED
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import (
+from supernet_registry.registry.evaluation.plan import SHUFFLED
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import (
     Accumulation,
     Comparison,
     Interval,

@@ -10,10 +10,10 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 
-from clients.stream_results import StreamRow
-from registry.evaluation.checks import Check
-from registry.evaluation.records import Interval, PolicySummary, Run, Summary
-from registry.publisher.store import TrackingStore, connect
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.registry.evaluation.checks import Check
+from supernet_registry.registry.evaluation.records import Interval, PolicySummary, Run, Summary
+from supernet_registry.registry.publisher.store import TrackingStore, connect
 
 __all__ = ["EXPERIMENT", "log_evaluation"]
 

@@ -1,6 +1,6 @@
 """One run of an evaluation, in a process of its own:
 
-    python -m registry.evaluation.unit --folder OUT --stream s_pairs --policy registry --seed 0
+    python -m supernet_registry.registry.evaluation.unit --folder OUT --stream s_pairs --policy registry --seed 0
 
 Tells its progress as JSON lines on standard output, and ends when its standard input is closed: that is how it notices
 that the evaluation was killed. Run again, it goes on where it was.
@@ -18,16 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clients._threads import limit_threads
-from clients.registry_client import RegistryClient
-from clients.stream_results import StreamResult, StreamRow
-from clients.stream_runner import StreamListener, run_stream
-from clients.streams import TaskStream
-from registry.evaluation.choosers import source_chooser
-from registry.evaluation.plan import Folder, Plan, Unit
-from registry.evaluation.policies import Policy
-from registry.evaluation.service import with_service
-from search.errors import SupernetRegistryError
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.clients.streams.runner import StreamListener, run_stream
+from supernet_registry.clients.streams.stream import TaskStream
+from supernet_registry.clients.work.threads import limit_threads
+from supernet_registry.registry.evaluation.choosers import source_chooser
+from supernet_registry.registry.evaluation.plan import Folder, Plan, Unit
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.service import with_service
+from supernet_registry.search.errors import SupernetRegistryError
 
 __all__ = ["main", "run_unit"]
 
@@ -41,11 +41,11 @@ def run_unit(folder: Folder, plan: Plan, unit: Unit) -> None:
     """
     stream = plan.stream(unit.stream, unit.seed)
     if unit.policy is Policy.FIXED_COLD:
-        from registry.evaluation.fixed import train_independently
+        from supernet_registry.registry.evaluation.fixed import train_independently
 
         train_independently(folder, plan, unit, stream, tell=_tell)
     elif unit.policy.fixed:
-        from registry.evaluation.fixed import train_from_sources
+        from supernet_registry.registry.evaluation.fixed import train_from_sources
 
         _store(folder, unit, train_from_sources(folder, plan, unit, stream, tell=_tell))
         return

@@ -3,12 +3,13 @@
 experiment = task stream, run = search job, registered model = supernet, model version = version, alias `head` = head.
 The catalog's outbox says what has changed; MLflow is never asked for anything that the registry decides on.
 
-    python -m registry.publisher --data-dir DIR [--tracking-uri URI] [--once] [--rebuild] [--parent-pid PID]
+    python -m supernet_registry.registry.publisher --data-dir DIR [--tracking-uri URI] [--once] [--rebuild]
+    [--parent-pid PID]
 """
 
 from __future__ import annotations
 
-from registry.publisher.store import TrackingStore, set_environment, tracking_store
+from supernet_registry.registry.publisher.store import TrackingStore, set_environment, tracking_store
 
 __all__ = ["TrackingStore", "tracking_store"]
 

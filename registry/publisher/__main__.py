@@ -1,7 +1,7 @@
-"""`python -m registry.publisher`."""
+"""`python -m supernet_registry.registry.publisher`."""
 
 from __future__ import annotations
 
-from registry.publisher.process import main
+from supernet_registry.registry.publisher.process import main
 
 raise SystemExit(main())

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from clients.resources import SourceDecision, SupernetVersion
-from search.drawing import draw_cells
-from search.errors import InvalidArgument, OptionalDependency
+from supernet_registry.clients.wire.resources import SourceDecision, SupernetVersion
+from supernet_registry.search.children.drawing import draw_cells
+from supernet_registry.search.errors import InvalidArgument, OptionalDependency
 
 __all__ = ["log_decision", "log_genotype"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from registry import schema
-from registry.clock import Clock, utc_now
-from registry.database import transaction
+from supernet_registry.registry.clock import Clock, utc_now
+from supernet_registry.registry.storage import schema
+from supernet_registry.registry.storage.database import transaction
 
 __all__ = ["any_run", "refill"]
 

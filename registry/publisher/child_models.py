@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from mlflow import MlflowClient
 
-from clients.resources import SupernetVersion
-from registry.catalog import Catalog
-from registry.publisher.mapping import TAG
-from search.errors import BlobCorrupt, NotFinite, NotFound, UnsafeWeights, WeightsTooLarge
-from search.weights import WeightsInfo, check_weights
+from supernet_registry.clients.wire.resources import SupernetVersion
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.publisher.mapping import TAG
+from supernet_registry.search.errors import BlobCorrupt, NotFinite, NotFound, UnsafeWeights, WeightsTooLarge
+from supernet_registry.search.storage.weights import WeightsInfo, check_weights
 
 __all__ = ["ARTIFACT_PATH", "log_child"]
 
 ARTIFACT_PATH = "child_network"
 """Folder of the model among the artifacts of a run."""
 
-_LOADER = "clients.mlflow_loader"
+_LOADER = "supernet_registry.clients.mlflow_loader"
 
 _logger = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from registry import failpoints
-from registry.catalog import Catalog
-from registry.catalog.outbox import OutboxRow
-from registry.publisher import backlog
-from registry.publisher.failures import is_missing, is_rejection
-from registry.publisher.models import ModelPublisher
-from registry.publisher.runs import RunPublisher
-from registry.publisher.store import TrackingStore, connect
-from search.errors import NotFound, TryLater
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.outbox import OutboxRow
+from supernet_registry.registry.publisher import backlog
+from supernet_registry.registry.publisher.failures import is_missing, is_rejection
+from supernet_registry.registry.publisher.models import ModelPublisher
+from supernet_registry.registry.publisher.runs import RunPublisher
+from supernet_registry.registry.publisher.store import TrackingStore, connect
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.search.errors import NotFound, TryLater
 
 __all__ = ["Publisher", "Report"]
 

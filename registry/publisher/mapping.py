@@ -21,7 +21,7 @@ from typing import Any
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     Dataset,
     Derivation,
     EpochMetrics,

@@ -6,15 +6,22 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from clients.resources import Supernet, SupernetVersion
-from registry import failpoints
-from registry.catalog import Catalog
-from registry.catalog.outbox import MlflowVersion
-from registry.publisher.child_models import ARTIFACT_PATH, log_child
-from registry.publisher.failures import Rejected, is_missing
-from registry.publisher.mapping import LABEL_TAG, TAG, label_tags, milliseconds, version_description, version_tags
-from registry.publisher.runs import RunPublisher
-from search.errors import NotFound
+from supernet_registry.clients.wire.resources import Supernet, SupernetVersion
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.outbox import MlflowVersion
+from supernet_registry.registry.publisher.child_models import ARTIFACT_PATH, log_child
+from supernet_registry.registry.publisher.failures import Rejected, is_missing
+from supernet_registry.registry.publisher.mapping import (
+    LABEL_TAG,
+    TAG,
+    label_tags,
+    milliseconds,
+    version_description,
+    version_tags,
+)
+from supernet_registry.registry.publisher.runs import RunPublisher
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.search.errors import NotFound
 
 __all__ = ["HEAD_ALIAS", "ModelPublisher"]
 

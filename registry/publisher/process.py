@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.catalog import Catalog
-from registry.publisher.store import tracking_store
-from registry.settings import Settings
-from search.errors import OptionalDependency, SupernetRegistryError
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.publisher.store import tracking_store
+from supernet_registry.registry.settings import Settings
+from supernet_registry.search.errors import OptionalDependency, SupernetRegistryError
 
 if TYPE_CHECKING:
-    from registry.publisher.drain import Publisher
+    from supernet_registry.registry.publisher.drain import Publisher
 
 __all__ = ["Backoff", "main", "run_until_stopped"]
 
@@ -31,7 +31,7 @@ POLL_S = 1.0
 """Pause between two looks at an empty outbox: an indexed query on a local file."""
 PARENT_POLL_S = 1.0
 
-_logger = logging.getLogger("registry.publisher")
+_logger = logging.getLogger("supernet_registry.registry.publisher")
 
 
 class Backoff:
@@ -69,7 +69,7 @@ def run_until_stopped(publisher: Publisher, stop: threading.Event) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry of `python -m registry.publisher`.
+    """Entry of `python -m supernet_registry.registry.publisher`.
 
     Returns:
         0; or with --once 6 if entries still wait because MLflow is out of reach, 4 if some were refused for good.
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _publisher_type() -> type[Publisher]:
     try:
-        from registry.publisher.drain import Publisher
+        from supernet_registry.registry.publisher.drain import Publisher
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "mlflow":
             raise
@@ -110,7 +110,9 @@ def _publisher_type() -> type[Publisher]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m registry.publisher", description="Keeps MLflow in step.")
+    parser = argparse.ArgumentParser(
+        prog="python -m supernet_registry.registry.publisher", description="Keeps MLflow in step."
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="data folder of the registry")
     parser.add_argument("--tracking-uri", help="MLflow tracking server or database; default: SQLite in the data folder")
     parser.add_argument("--once", action="store_true", help="publish what waits, then exit")

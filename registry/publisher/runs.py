@@ -13,13 +13,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from clients.resources import JobEvent, SearchJob
-from registry import failpoints
-from registry.catalog import Catalog
-from registry.catalog.outbox import MlflowRun
-from registry.publisher.artifacts import log_decision, log_genotype
-from registry.publisher.failures import Rejected, is_missing
-from registry.publisher.mapping import (
+from supernet_registry.clients.wire.resources import JobEvent, SearchJob
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.outbox import MlflowRun
+from supernet_registry.registry.publisher.artifacts import log_decision, log_genotype
+from supernet_registry.registry.publisher.failures import Rejected, is_missing
+from supernet_registry.registry.publisher.mapping import (
     RUN_STATUS,
     TAG,
     dataset_input,
@@ -30,8 +29,9 @@ from registry.publisher.mapping import (
     run_name,
     version_metrics,
 )
-from registry.publisher.store import TrackingStore
-from search.errors import NotFound
+from supernet_registry.registry.publisher.store import TrackingStore
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.search.errors import NotFound
 
 __all__ = ["DEFAULT_EXPERIMENT", "RunPublisher"]
 

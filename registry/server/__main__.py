@@ -1,4 +1,4 @@
-"""`python -m registry.server`: one server process, until SIGTERM or SIGINT.
+"""`python -m supernet_registry.registry.server`: one server process, until SIGTERM or SIGINT.
 
 Options not named here come from the environment (`registry.settings`).
 """
@@ -13,17 +13,17 @@ import signal
 import sys
 from pathlib import Path
 
-from registry.server.app import build_server
-from registry.server.notifier import wait_for
-from registry.settings import Settings, load_settings
-from search.errors import SupernetRegistryError
+from supernet_registry.registry.server.app import build_server
+from supernet_registry.registry.server.notifier import wait_for
+from supernet_registry.registry.settings import Settings, load_settings
+from supernet_registry.search.errors import SupernetRegistryError
 
 _PARENT_CHECK_SECONDS = 1.0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a server; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m registry.server", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m supernet_registry.registry.server", description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="folder of database, blobs and locks")
     parser.add_argument("--address", help="host:port (port 0: any free one) or unix:/path")
     parser.add_argument("--parent-pid", type=int, help="leave when this process is no longer the parent")

@@ -5,7 +5,8 @@
     await server.wait()                  # until stop() was called
     await server.stop()
 
-`registry.server.thread.ServerThread` runs one beside synchronous code, `python -m registry.server` as a process.
+`registry.server.thread.ServerThread` runs one beside synchronous code, `python -m supernet_registry.registry.server` as
+a process.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from registry.server.auth import Access, AccessInterceptor, Metadata, check_bind
-from registry.server.background import background_tasks
-from registry.server.blobs import BlobHandlers
-from registry.server.core import Registry
-from registry.server.datasets import DatasetHandlers
-from registry.server.lock import DataDirLock
-from registry.server.notifier import Notifier
-from registry.server.rpc import Binder, Handlers, Pools
-from registry.server.searches import SearchHandlers
-from registry.server.supernets import SupernetHandlers
-from registry.server.workers import WorkerHandlers
-from registry.settings import Settings
-from search.errors import Draining, InvalidArgument, Unavailable
+from supernet_registry.registry.server.auth import Access, AccessInterceptor, Metadata, check_bind
+from supernet_registry.registry.server.background import background_tasks
+from supernet_registry.registry.server.blobs import BlobHandlers
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.server.datasets import DatasetHandlers
+from supernet_registry.registry.server.lock import DataDirLock
+from supernet_registry.registry.server.notifier import Notifier
+from supernet_registry.registry.server.rpc import Binder, Handlers, Pools
+from supernet_registry.registry.server.searches import SearchHandlers
+from supernet_registry.registry.server.supernets import SupernetHandlers
+from supernet_registry.registry.server.workers import WorkerHandlers
+from supernet_registry.registry.settings import Settings
+from supernet_registry.search.errors import Draining, InvalidArgument, Unavailable
 
 __all__ = ["RegistryServer", "build_server"]
 

@@ -23,8 +23,8 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from registry.server.status import grpc_code, to_status, trailing_metadata
-from search.errors import InvalidArgument, PermissionDenied, SupernetRegistryError, Unauthenticated
+from supernet_registry.registry.server.status import grpc_code, to_status, trailing_metadata
+from supernet_registry.search.errors import InvalidArgument, PermissionDenied, SupernetRegistryError, Unauthenticated
 
 __all__ = ["METHOD_ROLES", "Access", "AccessInterceptor", "Principal", "Role", "check_bind", "is_local", "new_token"]
 

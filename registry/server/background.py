@@ -12,9 +12,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from registry.server.core import Registry
-from registry.server.notifier import QUEUE, Notifier
-from registry.server.rpc import Pools
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.server.notifier import QUEUE, Notifier
+from supernet_registry.registry.server.rpc import Pools
 
 __all__ = ["background_tasks"]
 

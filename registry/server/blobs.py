@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import google_crc32c
-from supernet_registry.v1 import blobs_pb2 as pb
 
-from clients.resources import Upload
-from registry.server.core import Registry
-from registry.server.rpc import Call, Handlers
-from search.errors import InvalidArgument
+from supernet_registry.clients.wire.resources import Upload
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.server.rpc import Call, Handlers
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.v1 import blobs_pb2 as pb
 
 __all__ = ["BlobHandlers"]
 

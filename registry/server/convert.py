@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from clients.convert import from_proto
-from search.errors import InvalidArgument
+from supernet_registry.clients.wire.convert import from_proto
+from supernet_registry.search.errors import InvalidArgument
 
 __all__ = ["optional", "read", "require"]
 

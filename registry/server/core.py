@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from clients.resources import Encoder
-from registry.catalog import Catalog
-from registry.catalog.tastes import Tastes
-from registry.gain_predictor import GainPredictor
-from registry.index import EmbeddingIndex
-from registry.nearest import SourceFinder
-from registry.reembedding import CurrentEmbeddings
-from registry.settings import Settings
-from registry.transport_pool import TransportPool, default_processes
-from search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument
-from search.similarity import DEFAULT_SKETCH_SIZE, EMBEDDING_DIMENSION, Sketch, embedding_id, load_encoder
+from supernet_registry.clients.wire.resources import Encoder
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.tastes import Tastes
+from supernet_registry.registry.index.embedding_index import EmbeddingIndex
+from supernet_registry.registry.index.reembedding import CurrentEmbeddings
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.sources.finder import SourceFinder
+from supernet_registry.registry.sources.signals.gain_predictor import GainPredictor
+from supernet_registry.registry.transport.pool import TransportPool, default_processes
+from supernet_registry.search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument
+from supernet_registry.search.similarity import (
+    DEFAULT_SKETCH_SIZE,
+    EMBEDDING_DIMENSION,
+    Sketch,
+    embedding_id,
+    load_encoder,
+)
 
 __all__ = ["Registry", "resolve_encoder"]
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from google.protobuf.empty_pb2 import Empty
-from supernet_registry.v1 import datasets_pb2 as pb
 
-from clients.convert import to_proto
-from clients.resources import Dataset, DatasetMap, Encoder, NearestSources, SpaceDescriptor
-from registry.catalog.dataset_points import DatasetPoints
-from registry.dataset_map import DatasetMapper, MapTarget
-from registry.nearest import NearestQuery
-from registry.server.convert import optional, read, require
-from registry.server.core import Registry
-from registry.server.notifier import QUEUE, Notifier
-from registry.server.rpc import Call, Handlers
-from registry.server.targets import TargetReader
-from search.errors import NotFound
-from search.similarity import embed
-from search.spaces import space_from_fields
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.resources import Dataset, DatasetMap, Encoder, NearestSources, SpaceDescriptor
+from supernet_registry.registry.catalog.dataset_points import DatasetPoints
+from supernet_registry.registry.server.convert import optional, read, require
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.server.notifier import QUEUE, Notifier
+from supernet_registry.registry.server.rpc import Call, Handlers
+from supernet_registry.registry.server.targets import TargetReader
+from supernet_registry.registry.sources.dataset_map import DatasetMapper, MapTarget
+from supernet_registry.registry.sources.finder import NearestQuery
+from supernet_registry.search.errors import NotFound
+from supernet_registry.search.similarity import embed
+from supernet_registry.search.spaces import space_from_fields
+from supernet_registry.v1 import datasets_pb2 as pb
 
 __all__ = ["DatasetHandlers"]
 

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from search.errors import AlreadyExists, InvalidArgument
+from supernet_registry.search.errors import AlreadyExists, InvalidArgument
 
 __all__ = ["DataDirLock", "read_server_file"]
 

@@ -10,7 +10,7 @@ may be:
     async def watch_job(self, request, call) -> AsyncIterator[...]  server stream
     async def write_blob(self, requests, call) -> Upload            client stream
 
-Results are resources (`clients.resources`) or protobuf messages. The domain is synchronous and runs in two bounded
+Results are resources (`clients.wire.resources`) or protobuf messages. The domain is synchronous and runs in two bounded
 pools, so that a slow query never keeps a quick one waiting, and nothing ever blocks the event loop.
 """
 
@@ -32,10 +32,10 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
-from clients.convert import to_proto
-from registry.server.auth import Access, Principal
-from registry.server.status import as_registry_error, grpc_code, to_status, trailing_metadata
-from search.errors import InvalidArgument, TooManyRequests
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.registry.server.auth import Access, Principal
+from supernet_registry.registry.server.status import as_registry_error, grpc_code, to_status, trailing_metadata
+from supernet_registry.search.errors import InvalidArgument, TooManyRequests
 
 __all__ = ["Binder", "Call", "Handlers", "Pools"]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.resources import JobEvent, JobState, SearchJob, SearchSpec, SpaceDescriptor
+from supernet_registry.registry.server.convert import read, require
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.server.notifier import QUEUE, Notifier, wait_for
+from supernet_registry.registry.server.rpc import Call, Handlers
+from supernet_registry.search.errors import Draining, InvalidArgument
 from supernet_registry.v1 import searches_pb2 as pb
-
-from clients.convert import to_proto
-from clients.resources import JobEvent, JobState, SearchJob, SearchSpec, SpaceDescriptor
-from registry.server.convert import read, require
-from registry.server.core import Registry
-from registry.server.notifier import QUEUE, Notifier, wait_for
-from registry.server.rpc import Call, Handlers
-from search.errors import Draining, InvalidArgument
 
 __all__ = ["SearchHandlers"]
 

@@ -1,6 +1,6 @@
 """Errors on their way out: any exception → a type of `search.errors` → a `google.rpc.Status`.
 
-The client half, which raises the same type again, is `clients.errors`.
+The client half, which raises the same type again, is `clients.wire.errors`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from sqlalchemy import exc as database_errors
 
-from search.errors import DiskFull, InternalError, InvalidArgument, SupernetRegistryError, TooManyRequests
+from supernet_registry.search.errors import (
+    DiskFull,
+    InternalError,
+    InvalidArgument,
+    SupernetRegistryError,
+    TooManyRequests,
+)
 
 __all__ = ["DOMAIN", "STATUS_KEY", "as_registry_error", "grpc_code", "to_status", "trailing_metadata"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from google.protobuf.empty_pb2 import Empty
-from supernet_registry.v1 import supernets_pb2 as pb
 
-from clients.convert import to_proto
-from clients.resources import Lineage, Supernet, SupernetVersion
-from registry.server.convert import optional, read, require
-from registry.server.core import Registry
-from registry.server.rpc import Handlers
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.resources import Lineage, Supernet, SupernetVersion
+from supernet_registry.registry.server.convert import optional, read, require
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.server.rpc import Handlers
+from supernet_registry.v1 import supernets_pb2 as pb
 
 __all__ = ["SupernetHandlers"]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from supernet_registry.v1 import datasets_pb2 as pb
 
-from registry.lru import LruCache
-from registry.server.core import Registry
-from registry.transport_solver import with_digest
-from search.errors import InvalidArgument, InvalidSketch
-from search.similarity import MAX_SKETCH_BYTES, Sketch
+from supernet_registry.registry.lru import LruCache
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.transport.solver import with_digest
+from supernet_registry.search.errors import InvalidArgument, InvalidSketch
+from supernet_registry.search.similarity import MAX_SKETCH_BYTES, Sketch
+from supernet_registry.v1 import datasets_pb2 as pb
 
 __all__ = ["Target", "TargetReader"]
 

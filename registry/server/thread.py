@@ -7,8 +7,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from registry.server.app import RegistryServer, build_server
-from registry.settings import Settings
+from supernet_registry.registry.server.app import RegistryServer, build_server
+from supernet_registry.registry.settings import Settings
 
 __all__ = ["ServerThread"]
 

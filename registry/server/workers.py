@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import time
 
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.resources import AbandonOutcome, JobError, JobEvent, SupernetVersion
+from supernet_registry.registry.server.auth import Role
+from supernet_registry.registry.server.convert import read, require
+from supernet_registry.registry.server.core import Registry
+from supernet_registry.registry.server.notifier import QUEUE, Notifier, wait_for
+from supernet_registry.registry.server.rpc import Call, Handlers
+from supernet_registry.search.errors import Draining, InvalidArgument, PermissionDenied
 from supernet_registry.v1 import workers_pb2 as pb
 from supernet_registry.v1.searches_pb2 import SearchJob as SearchJobMessage
 from supernet_registry.v1.supernets_pb2 import SupernetVersion as SupernetVersionMessage
-
-from clients.convert import to_proto
-from clients.resources import AbandonOutcome, JobError, JobEvent, SupernetVersion
-from registry.server.auth import Role
-from registry.server.convert import read, require
-from registry.server.core import Registry
-from registry.server.notifier import QUEUE, Notifier, wait_for
-from registry.server.rpc import Call, Handlers
-from search.errors import Draining, InvalidArgument, PermissionDenied
 
 __all__ = ["WorkerHandlers"]
 

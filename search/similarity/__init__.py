@@ -4,16 +4,17 @@ Importing this package needs numpy alone; POT is imported by the first transport
 encoder.
 """
 
-from search.similarity.embedding import EMBEDDING_DIMENSION, embed, embedding_id
-from search.similarity.encoder import Encoder, load_encoder
-from search.similarity.sketch import (
+from supernet_registry.search.similarity.embedding import EMBEDDING_DIMENSION, embed, embedding_id
+from supernet_registry.search.similarity.encoders.base import Encoder
+from supernet_registry.search.similarity.encoders.loading import load_encoder
+from supernet_registry.search.similarity.sketch import (
     DEFAULT_SKETCH_SIZE,
     MAX_SKETCH_BYTES,
     MAX_SKETCH_SIZE,
     Sketch,
     make_sketch,
 )
-from search.similarity.transport import (
+from supernet_registry.search.similarity.transport import (
     TRANSPORT_ID,
     TransportProblem,
     TransportResult,

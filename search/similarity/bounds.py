@@ -21,9 +21,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from search.similarity.class_gaussians import ClassGaussians, squared_distances
-from search.similarity.coupling import feasible_potentials
-from search.similarity.labelled_points import LabelledPoints, ground_cost
+from supernet_registry.search.similarity.class_gaussians import ClassGaussians, squared_distances
+from supernet_registry.search.similarity.coupling import feasible_potentials
+from supernet_registry.search.similarity.labelled_points import LabelledPoints, ground_cost
 
 __all__ = ["bures_wasserstein_bound", "dual_bound"]
 

@@ -30,9 +30,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from search._determinism import random_signs, random_uint16, random_unit
-from search.similarity.coupling import exact_plan
-from search.similarity.sketch import Sketch
+from supernet_registry.search._determinism import random_signs, random_uint16, random_unit
+from supernet_registry.search.similarity.coupling import exact_plan
+from supernet_registry.search.similarity.sketch import Sketch
 
 __all__ = ["EMBEDDING_DIMENSION", "embed", "embedding_id"]
 

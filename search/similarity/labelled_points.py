@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument, NotFinite
-from search.similarity.class_gaussians import ClassGaussians, squared_distances
-from search.similarity.sketch import Sketch
+from supernet_registry.search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument, NotFinite
+from supernet_registry.search.similarity.class_gaussians import ClassGaussians, squared_distances
+from supernet_registry.search.similarity.sketch import Sketch
 
 __all__ = ["LabelledPoints", "between_points", "check_comparable", "ground_cost"]
 

@@ -34,12 +34,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search._determinism import random_order
-from search._safetensors import Header, pack, read_header, unpack
-from search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
-from search.similarity.encoder import MAX_DIMENSION, Encoder
-from search.similarity.moment_points import moment_points
-from search.tasks.dataset import MAX_CLASSES, ImageDataset, Split
+from supernet_registry.search._determinism import random_order
+from supernet_registry.search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
+from supernet_registry.search.similarity.encoders.base import MAX_DIMENSION, Encoder
+from supernet_registry.search.similarity.moment_points import moment_points
+from supernet_registry.search.storage.container import Header, pack, read_header, unpack
+from supernet_registry.search.tasks.dataset import MAX_CLASSES, ImageDataset, Split
 
 __all__ = [
     "DEFAULT_SKETCH_SIZE",

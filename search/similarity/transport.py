@@ -30,13 +30,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search._determinism import random_order
-from search.errors import DimensionMismatch, InvalidArgument
-from search.similarity.bounds import dual_bound
-from search.similarity.class_gaussians import ClassGaussians, bures_wasserstein
-from search.similarity.coupling import exact_plan
-from search.similarity.labelled_points import LabelledPoints, between_points, check_comparable, ground_cost
-from search.similarity.sketch import Sketch
+from supernet_registry.search._determinism import random_order
+from supernet_registry.search.errors import DimensionMismatch, InvalidArgument
+from supernet_registry.search.similarity.bounds import dual_bound
+from supernet_registry.search.similarity.class_gaussians import ClassGaussians, bures_wasserstein
+from supernet_registry.search.similarity.coupling import exact_plan
+from supernet_registry.search.similarity.labelled_points import (
+    LabelledPoints,
+    between_points,
+    check_comparable,
+    ground_cost,
+)
+from supernet_registry.search.similarity.sketch import Sketch
 
 __all__ = [
     "TRANSPORT_ID",

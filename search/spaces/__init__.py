@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from search.errors import InvalidSearchSpace, SpaceMismatch
-from search.spaces.compact import Compact
-from search.spaces.darts import Darts
-from search.spaces.family import Family, Genotype
-from search.spaces.nas_bench_201 import NasBench201
-from search.spaces.sizes import SIZES, block_origins, unequal_fields
-from search.spaces.space import SearchSpace, check_ranges
+from supernet_registry.search.errors import InvalidSearchSpace, SpaceMismatch
+from supernet_registry.search.spaces.compact import Compact
+from supernet_registry.search.spaces.darts import Darts
+from supernet_registry.search.spaces.family import Family, Genotype
+from supernet_registry.search.spaces.nas_bench_201 import NasBench201
+from supernet_registry.search.spaces.sizes import SIZES, block_origins, unequal_fields
+from supernet_registry.search.spaces.space import SearchSpace, check_ranges
 
 __all__ = [
     "DEFAULT_FAMILY",
@@ -94,7 +94,7 @@ def family_of(space: SearchSpace) -> Family:
 def check_compatible(source: SearchSpace, target: SearchSpace) -> None:
     """Raise `SpaceMismatch`, naming the fields that differ, unless weights of `source` fit a supernet of `target`.
 
-    They fit as they are where the spaces are equal, and are mapped (`search.mapping`) where only sizes differ.
+    They fit as they are where the spaces are equal, and are mapped (`search.networks.mapping`) where only sizes differ.
     """
     unequal = unequal_fields(source, target)
     if set(unequal) <= set(SIZES):

@@ -18,9 +18,9 @@ State 0 is a cell's input, the last state its output. An architecture is written
 
 from __future__ import annotations
 
-from search.spaces.family import SKIP, Block, Cell, Genotype, Node, PooledConv
-from search.spaces.nas_bench_201 import KIND, STAGES, NasBench201
-from search.spaces.space import SearchSpace
+from supernet_registry.search.spaces.family import SKIP, Block, Cell, Genotype, Node, PooledConv
+from supernet_registry.search.spaces.nas_bench_201 import KIND, STAGES, NasBench201
+from supernet_registry.search.spaces.space import SearchSpace
 
 __all__ = ["Compact"]
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import InvalidArgument
-from search.spaces.family import (
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.spaces.family import (
     Block,
     Cell,
     CellKind,
@@ -27,7 +27,7 @@ from search.spaces.family import (
     invalid_genotype,
     softmax,
 )
-from search.spaces.space import SearchSpace
+from supernet_registry.search.spaces.space import SearchSpace
 
 __all__ = ["Darts"]
 

@@ -1,8 +1,8 @@
 """What a family of search spaces must say: its cells, how they are stacked, and how an architecture is written.
 
-A family is described, not programmed: `search.supernet` builds any of them from the plan, with the operations of
-`search.operations`. A third space is one file like `nas_bench_201.py` plus one entry in `search.spaces.FAMILIES`
-(and its operations, where they are new).
+A family is described, not programmed: `search.networks.supernet` builds any of them from the plan, with the operations
+of `search.networks.operations`. A third space is one file like `nas_bench_201.py` plus one entry in
+`search.spaces.FAMILIES` (and its operations, where they are new).
 
 Legend: a cell is a directed acyclic graph of *states*. Its inputs are states 0..inputs-1, its nodes follow. An *edge*
 carries a mixture of operations from an earlier state to a node; edges are ordered by target, then by source, and this
@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import InvalidArgument
-from search.spaces.space import SearchSpace
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.spaces.space import SearchSpace
 
 __all__ = [
     "SKIP",
@@ -165,7 +165,8 @@ class Family(ABC):
         """Read what `format_genotype` or the community's code wrote; raises `InvalidArgument`."""
 
     def prior(self, space: SearchSpace) -> Genotype | None:  # noqa: ARG002 - families that have one look at it
-        """An architecture that is good before anything is known of the data (`search.alpha_prior`); None: no idea."""
+        """An architecture that is good before anything is known of the data (`search.networks.alpha_prior`); None: no
+        idea."""
         return None
 
     def alpha_shapes(self, space: SearchSpace) -> dict[str, tuple[int, int]]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from search.spaces.family import (
+from supernet_registry.search.spaces.family import (
     Block,
     Cell,
     CellKind,
@@ -29,7 +29,7 @@ from search.spaces.family import (
     invalid_genotype,
     softmax,
 )
-from search.spaces.space import SearchSpace
+from supernet_registry.search.spaces.space import SearchSpace
 
 __all__ = ["KIND", "STAGES", "NasBench201"]
 

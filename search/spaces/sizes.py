@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from search.errors import SpaceMismatch
-from search.spaces.family import Block, Cell, Family
-from search.spaces.space import SearchSpace
+from supernet_registry.search.errors import SpaceMismatch
+from supernet_registry.search.spaces.family import Block, Cell, Family
+from supernet_registry.search.spaces.space import SearchSpace
 
 __all__ = ["SIZES", "block_origins", "evenly", "unequal_fields"]
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from search.spaces.family import SKIP, CellKind, Family, Genotype, softmax
-from search.spaces.space import SearchSpace
+from supernet_registry.search.spaces.family import SKIP, CellKind, Family, Genotype, softmax
+from supernet_registry.search.spaces.space import SearchSpace
 
 __all__ = ["derive_with_few_skips"]
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from search.errors import InvalidSearchSpace
+from supernet_registry.search.errors import InvalidSearchSpace
 
 __all__ = ["SearchSpace", "check_ranges"]
 

@@ -1,9 +1,10 @@
 """Tasks: labelled images in three splits, loaded from files, checked, and derived for streams."""
 
-from search.tasks.checks import check_dataset
-from search.tasks.dataset import ImageDataset, Split
-from search.tasks.derivation import Derivation, derive
-from search.tasks.loading import dataset_from_arrays, load_dataset
+from supernet_registry.search.tasks.checks import check_dataset
+from supernet_registry.search.tasks.dataset import ImageDataset, Split
+from supernet_registry.search.tasks.derivation import Derivation, derive
+from supernet_registry.search.tasks.images_blob import pack_images, unpack_images
+from supernet_registry.search.tasks.loading import dataset_from_arrays, load_dataset
 
 __all__ = [
     "Derivation",
@@ -13,4 +14,6 @@ __all__ = [
     "dataset_from_arrays",
     "derive",
     "load_dataset",
+    "pack_images",
+    "unpack_images",
 ]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import InvalidDataset
-from search.tasks.dataset import MAX_CLASSES, MAX_SIDE, MIN_SIDE, ImageDataset, Split
+from supernet_registry.search.errors import InvalidDataset
+from supernet_registry.search.tasks.dataset import MAX_CLASSES, MAX_SIDE, MIN_SIDE, ImageDataset, Split
 
 __all__ = ["check_dataset", "checked"]
 

@@ -1,4 +1,4 @@
-"""The dataset as every other part sees it: three splits of uint8 images with labels, and their wire form.
+"""The dataset as every other part sees it: three splits of uint8 images with labels.
 
 Legend of shapes: n images, h height and w width in pixels, c channels (1 grey, 3 colour), k classes.
 """
@@ -6,7 +6,6 @@ Legend of shapes: n images, h height and w width in pixels, c channels (1 grey, 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search._safetensors import Header, pack, read_header, unpack
-from search.errors import InvalidDataset
+from supernet_registry.search.errors import InvalidDataset
 
 __all__ = ["MAX_CLASSES", "MAX_SIDE", "MIN_SIDE", "SPLITS", "ImageDataset", "Split"]
 
@@ -26,9 +24,6 @@ MAX_SIDE = 224
 """Largest height and width in pixels; loaders shrink what is larger."""
 MAX_CLASSES = 1000
 SPLITS = ("train", "val", "test")
-
-_METADATA_KEY = "images"
-_WIRE_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +61,8 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """A labelled image-classification task. Built by `load_dataset`, `dataset_from_arrays`, `derive` or `from_bytes`,
-    all of which check it; the bare constructor checks nothing beyond what `Split` does."""
+    """A labelled image-classification task. Built by `load_dataset`, `dataset_from_arrays`, `derive` or
+    `unpack_images`, all of which check it; the bare constructor checks nothing beyond what `Split` does."""
 
     name: str
     train: Split
@@ -90,65 +85,18 @@ class ImageDataset:
     def digest(self) -> str:
         """sha256 (hexadecimal) over the arrays: what the dataset *is*, whatever it and its classes are called."""
         sha = hashlib.sha256()
-        for name, array in self._arrays():
+        for name, array in self.arrays():
             sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
             sha.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).data)
         return sha.hexdigest()
-
-    def to_bytes(self) -> bytes:
-        """The images blob: safetensors with six tensors; equal datasets with equal class names give equal bytes."""
-        return pack(dict(self._arrays()), _METADATA_KEY, {"class_names": self.class_names, "version": _WIRE_VERSION})
-
-    @classmethod
-    def from_bytes(cls, data: bytes, name: str = "") -> ImageDataset:
-        """The dataset of an images blob, checked as if it came from a stranger.
-
-        Raises:
-            InvalidDataset: not an images blob, or a dataset that `check_dataset` refuses.
-        """
-        from search.tasks.checks import checked
-
-        try:
-            header = read_header(data)
-            class_names = _class_names(header)
-            _check_tensors(header)
-            arrays = unpack(data)
-            train, val, test = (Split(arrays[f"{split}.images"], arrays[f"{split}.labels"]) for split in SPLITS)
-        except ValueError as error:
-            raise InvalidDataset(
-                f"The bytes are not an images blob: {error}.",
-                remedy="Send the result of ImageDataset.to_bytes().",
-                field="images_blob",
-            ) from error
-        return checked(cls(name, train, val, test, class_names))
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         """("train", …), ("val", …), ("test", …)."""
         for name in SPLITS:
             yield name, getattr(self, name)
 
-    def _arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
+    def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Images and labels of every split, by the names that digest and images blob know them by."""
         for name, split in self.splits():
             yield f"{name}.images", split.images
             yield f"{name}.labels", split.labels
-
-
-def _check_tensors(header: Header) -> None:
-    """Names and dtypes; shapes are left to `Split` and the lengths to the safetensors reader."""
-    expected = {f"{split}.{part}": dtype for split in SPLITS for part, dtype in (("images", "U8"), ("labels", "I64"))}
-    found = {name: info.dtype for name, info in header.tensors.items()}
-    if found != expected:
-        raise ValueError(f"it holds {found}")
-
-
-def _class_names(header: Header) -> tuple[str, ...]:
-    try:
-        metadata = json.loads(header.metadata[_METADATA_KEY])
-        version, names = metadata["version"], metadata["class_names"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError("its metadata are missing") from error
-    if version != _WIRE_VERSION:
-        raise ValueError(f"wire version {version!r} is unknown here")
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ValueError("class names are not strings")
-    return tuple(names)

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from search.errors import InvalidDataset
-from search.tasks.checks import checked
-from search.tasks.dataset import MAX_SIDE, MIN_SIDE, ImageDataset, Split
-from search.tasks.loading import carve_missing
-from search.tasks.pixels import resize
+from supernet_registry.search.errors import InvalidDataset
+from supernet_registry.search.tasks.checks import checked
+from supernet_registry.search.tasks.dataset import MAX_SIDE, MIN_SIDE, ImageDataset, Split
+from supernet_registry.search.tasks.pixels import resize
+from supernet_registry.search.tasks.splits import carve_missing
 
 __all__ = ["IMAGE_SUFFIXES", "decode_image", "is_grey", "is_image", "load_folder"]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import InvalidDataset
-from search.tasks.folders import IMAGE_SUFFIXES, decode_image, is_grey, is_image
-from search.tasks.pixels import resize, to_uint8
+from supernet_registry.search.errors import InvalidDataset
+from supernet_registry.search.tasks.folders import IMAGE_SUFFIXES, decode_image, is_grey, is_image
+from supernet_registry.search.tasks.pixels import resize, to_uint8
 
 __all__ = ["NamedImages", "load_images"]
 

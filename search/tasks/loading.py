@@ -9,23 +9,20 @@ A split that is missing is carved out of `train`, stratified by class and seeded
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search._determinism import random_order
-from search.errors import InvalidDataset
-from search.tasks.checks import checked
-from search.tasks.dataset import MAX_SIDE, SPLITS, ImageDataset, Split
-from search.tasks.pixels import common_channels, shrink, to_uint8
+from supernet_registry.search.errors import InvalidDataset
+from supernet_registry.search.tasks.checks import checked
+from supernet_registry.search.tasks.dataset import MAX_SIDE, SPLITS, ImageDataset, Split
+from supernet_registry.search.tasks.pixels import common_channels, shrink, to_uint8
+from supernet_registry.search.tasks.splits import carve_missing
 
 __all__ = ["dataset_from_arrays", "load_dataset"]
-
-CARVED_SHARE = 0.15
-"""Share of each class that a missing split gets: 70/15/15 where both are missing."""
 
 
 def load_dataset(path: str | Path, *, name: str | None = None) -> ImageDataset:
@@ -36,7 +33,7 @@ def load_dataset(path: str | Path, *, name: str | None = None) -> ImageDataset:
     """
     path = Path(path)
     if path.is_dir():
-        from search.tasks.folders import load_folder
+        from supernet_registry.search.tasks.folders import load_folder
 
         return load_folder(path, name=name or path.resolve().name)
     if not path.is_file():
@@ -103,37 +100,6 @@ def dataset_from_arrays(
     n_classes = len(np.unique(splits["train"].labels))
     names = tuple(class_names) or tuple(str(i) for i in range(n_classes))
     return checked(ImageDataset(name=name, class_names=names, warnings=tuple(notes), **splits))
-
-
-def carve_missing(splits: Mapping[str, Split], warnings: list[str]) -> dict[str, Split]:
-    """All three splits: those missing take `CARVED_SHARE` of each class of train, at least one image."""
-    missing = [name for name in SPLITS if name not in splits]
-    if not missing:
-        return dict(splits)
-    wanted = " and ".join(missing)
-    train = splits["train"]
-    parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in ("train", *missing)}
-    for label in np.unique(train.labels):
-        members = np.flatnonzero(train.labels == label)
-        if len(members) <= len(missing):
-            raise InvalidDataset(
-                f"Class {int(label)} has {len(members)} training images, too few to carve {wanted} from.",
-                remedy=f"Give {wanted} splits of your own, or at least {len(missing) + 1} images a class.",
-                field="train.labels",
-            )
-        order = members[random_order(len(members), "carve", int(label))]
-        take = max(1, round(CARVED_SHARE * len(members)))
-        for position, name in enumerate(missing):
-            parts[name].append(order[position * take : (position + 1) * take])
-        parts["train"].append(order[len(missing) * take :])
-    warnings.append(
-        f"No {' and no '.join(missing)} split: carved out of train, {CARVED_SHARE:.0%} of each class for each."
-    )
-    carved = {}
-    for name, chosen in parts.items():
-        indices = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
-        carved[name] = Split(train.images[indices], train.labels[indices])
-    return {**splits, **carved}
 
 
 _ARRAY_KEYS = tuple(f"{part}_{split}" for split in SPLITS for part in "xy")

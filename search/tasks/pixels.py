@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from search.errors import InvalidDataset
+from supernet_registry.search.errors import InvalidDataset
 
 __all__ = ["common_channels", "resize", "shrink", "to_uint8"]
 

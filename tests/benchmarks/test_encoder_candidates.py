@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 def benchmark_module(name: str) -> ModuleType:
     """A module of the benchmarks, which are scripts and no package."""
-    if str(BENCHMARKS) not in sys.path:
-        sys.path.append(str(BENCHMARKS))
     return importlib.import_module(name)
 
 

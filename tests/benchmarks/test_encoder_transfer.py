@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from search.similarity import load_encoder
+from supernet_registry.search.similarity import load_encoder
 
 ROOT = Path(__file__).parents[2]
-if str(ROOT / "benchmarks") not in sys.path:
-    sys.path.append(str(ROOT / "benchmarks"))
-comparison = importlib.import_module("encoder_transfer")
-RawEncoder = importlib.import_module("encoders").RawEncoder
+comparison = importlib.import_module("benchmarks.similarity.encoder_transfer")
+RawEncoder = importlib.import_module("benchmarks.similarity.other_encoders").RawEncoder
 
 
 def test_rank_correlation_is_spearmans_with_ties() -> None:

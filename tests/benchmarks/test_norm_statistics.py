@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from search.operations import BatchNorm
-from search.spaces import make_space
-from search.supernet import Network
+from supernet_registry.search.networks.operations import BatchNorm
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.spaces import make_space
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-if str(BENCHMARKS) not in sys.path:
-    sys.path.append(str(BENCHMARKS))
-norm_statistics = importlib.import_module("norm_statistics")
+norm_statistics = importlib.import_module("benchmarks.supernet.norm_statistics")
 
 
 def test_the_running_average_is_that_of_pytorch() -> None:

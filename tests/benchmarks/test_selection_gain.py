@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-if str(BENCHMARKS) not in sys.path:
-    sys.path.append(str(BENCHMARKS))
-selection_gain = importlib.import_module("selection_gain")
+selection_gain = importlib.import_module("benchmarks.selection.gain")
 
 
 def rows(

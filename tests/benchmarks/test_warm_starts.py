@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from search.data import make_generator
-from search.errors import InvalidArgument
-from search.spaces import make_space
-from search.supernet import Network
-from search.warm_start import transfer
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.starts.warm_start import transfer
+from supernet_registry.search.training.data import make_generator
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-if str(BENCHMARKS) not in sys.path:
-    sys.path.append(str(BENCHMARKS))
-warm_starts = importlib.import_module("warm_starts")
+warm_starts = importlib.import_module("benchmarks.transfer.warm_starts")
 SPACE = make_space(channels=4)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import grpc
 import pytest
-from service import ROOT, TINY, running_service, write_bars
+
+from supernet_registry.clients.cli import app, run
 from supernet_registry.v1 import (
     blobs_pb2_grpc,
     datasets_pb2_grpc,
@@ -21,8 +22,7 @@ from supernet_registry.v1 import (
     supernets_pb2_grpc,
     workers_pb2_grpc,
 )
-
-from clients.cli import app, run
+from tests.clients.service import ROOT, TINY, running_service, write_bars
 
 Cli = Callable[..., SimpleNamespace]
 MODULES = (blobs_pb2_grpc, datasets_pb2_grpc, searches_pb2_grpc, supernets_pb2_grpc, workers_pb2_grpc)
@@ -99,7 +99,17 @@ def idle(registry_server: Any, cli_at: Callable[[str], Cli]) -> Cli:
 @pytest.fixture(scope="session")
 def searched(service_address: str, bars: Path) -> dict[str, object]:
     """A finished search on the bars, as its JSON."""
-    command = [sys.executable, "-m", "clients.cli", "--address", service_address, "search", str(bars), "--name", "bars"]
+    command = [
+        sys.executable,
+        "-m",
+        "supernet_registry.clients.cli",
+        "--address",
+        service_address,
+        "search",
+        str(bars),
+        "--name",
+        "bars",
+    ]
     result = subprocess.run([*command, *TINY, "--json"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     parsed: dict[str, object] = json.loads(result.stdout)

@@ -23,7 +23,16 @@ TINY = ["--channels", "4", "--epochs", "1", "--child-epochs", "1", "--batch-size
 @contextmanager
 def running_service(data_dir: Path) -> Iterator[str]:
     """`supernet-registry serve` with one worker and no MLflow on a free loopback port; yields the address."""
-    command = [sys.executable, "-m", "registry.cli", "serve", "--data-dir", str(data_dir), "--address", "127.0.0.1:0"]
+    command = [
+        sys.executable,
+        "-m",
+        "supernet_registry.registry.cli",
+        "serve",
+        "--data-dir",
+        str(data_dir),
+        "--address",
+        "127.0.0.1:0",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (data_dir.parent / "serve.log").open("wb") as log:
         process = subprocess.Popen(

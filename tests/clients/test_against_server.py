@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_search import QUICK, tiny_dataset, tiny_space
 
-from clients import (
+from supernet_registry.clients import (
     AsyncRegistryClient,
     EncoderMismatch,
     ETagMismatch,
@@ -24,10 +23,12 @@ from clients import (
     SourcePolicy,
     Supernet,
 )
-from clients._prepare import local_encoder, space_descriptor
-from clients._wire import SKETCH_INLINE_BYTES
-from clients.resources import Encoder, SearchJob
-from search.similarity import Sketch, load_encoder
+from supernet_registry.clients.channel.calls import SKETCH_INLINE_BYTES
+from supernet_registry.clients.prepare import local_encoder, space_descriptor
+from supernet_registry.clients.wire.resources import Encoder, SearchJob
+from supernet_registry.search.similarity import Sketch, load_encoder
+from supernet_registry.search.tasks import pack_images
+from tests.tiny_search import QUICK, tiny_dataset, tiny_space
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_dataset_is_sketched_here_and_known_ever_after(client: RegistryClient)
     assert (first.digest, first.display_name, first.retain_images) == (dataset.digest, dataset.name, True)
     assert (first.class_count, first.train_count, first.val_count, first.test_count) == (2, 32, 16, 16)
     assert (first.height, first.width, first.channels) == (16, 16, 1)
-    assert client.download_blob(first.images_blob) == dataset.to_bytes()
+    assert client.download_blob(first.images_blob) == pack_images(dataset)
     assert list(client.list_datasets()) == [first]
 
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from clients.cli import app, names, output, run
-from clients.cli.searching import failure, print_result
-from clients.resources import (
+from supernet_registry.clients.cli import app, names, output, run
+from supernet_registry.clients.cli.searching import failure, print_result
+from supernet_registry.clients.wire.resources import (
     JobError,
     JobState,
     SearchJob,
@@ -24,7 +24,7 @@ from clients.resources import (
     SupernetVersion,
     TasteResult,
 )
-from search.errors import InvalidArgument, SearchCancelled, SearchDiverged, SearchFailed, Unavailable
+from supernet_registry.search.errors import InvalidArgument, SearchCancelled, SearchDiverged, SearchFailed, Unavailable
 
 Cli = Callable[..., SimpleNamespace]
 COMMANDS = [
@@ -74,7 +74,10 @@ def test_help_lists_every_command(cli: Cli) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys; from clients.cli import app, run; run(app, ['search', '--help']); print(sorted(sys.modules))"
+    code = (
+        "import sys; from supernet_registry.clients.cli import app, run; run(app, ['search', '--help']);"
+        "print(sorted(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = result.stdout.splitlines()[-1]
     for module in ("torch", "grpc", "numpy", "matplotlib", "faiss", "mlflow"):
@@ -153,7 +156,7 @@ sys.modules["torch"] = None
 import numpy as np
 x, y = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8), np.arange(12) % 2
 np.savez("d.npz", x_train=x, y_train=y, x_val=x, y_val=y, x_test=x, y_test=y)
-from clients.cli import app, run
+from supernet_registry.clients.cli import app, run
 sys.exit(run(app, ["search", "d.npz", "--name", "x", "--here", "--json"]))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from service import write_bars
-from tiny_search import QUICK, tiny_dataset, tiny_space
 
-from clients import JobEvent, RegistryClient, SourceDecision, TasteResult
-from search.similarity import Sketch
+from supernet_registry.clients import JobEvent, RegistryClient, SourceDecision, TasteResult
+from supernet_registry.search.similarity import Sketch
+from tests.clients.service import write_bars
+from tests.tiny_search import QUICK, tiny_dataset, tiny_space
 
 Cli = Callable[..., SimpleNamespace]
 

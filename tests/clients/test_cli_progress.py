@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clients.cli.progress import JobProgress
-from clients.resources import EpochMetrics, JobEvent, Phase
+from supernet_registry.clients.cli.progress import JobProgress
+from supernet_registry.clients.wire.resources import EpochMetrics, JobEvent, Phase
 
 
 @pytest.mark.parametrize(("epochs", "told"), [(1, [1]), (14, list(range(1, 15))), (50, [*range(3, 50, 3), 50])])

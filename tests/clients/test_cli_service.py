@@ -20,11 +20,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
-from service import ROOT, TINY, write_bars
 
-from clients import AsyncRegistryClient, RegistryClient
-from search.child import load_child
-from search.predictions import Predictions
+from supernet_registry.clients import AsyncRegistryClient, RegistryClient
+from supernet_registry.search.children.child import load_child
+from supernet_registry.search.children.predictions import Predictions
+from tests.clients.service import ROOT, TINY, write_bars
 
 Cli = Callable[..., SimpleNamespace]
 
@@ -151,7 +151,7 @@ def test_jobs_can_be_narrowed(cli: Cli, searched: dict[str, object]) -> None:
 def test_a_download_is_the_blob_and_an_export_is_ready_to_deploy(
     cli: Cli, searched: dict[str, object], tmp_path: Path
 ) -> None:
-    from search.weights import check_weights
+    from supernet_registry.search.storage.weights import check_weights
 
     path = tmp_path / "deep" / "w.safetensors"
     result = cli("download", "bars", "--output", path, "--json").json
@@ -269,7 +269,15 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(command: str, registry_server: 
     }[command]
     if command == "watch":
         words[1] = idle("search", task, "--name", "patient", "--no-wait", "--json").json["job"]
-    program = [sys.executable, "-m", "clients.cli", "--address", registry_server.address, *words, "--json"]
+    program = [
+        sys.executable,
+        "-m",
+        "supernet_registry.clients.cli",
+        "--address",
+        registry_server.address,
+        *words,
+        "--json",
+    ]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     with process:
         assert process.stderr is not None
@@ -288,7 +296,7 @@ def test_a_search_here_keeps_the_images_here(service_address: str, cli: Cli, tmp
     command = [
         sys.executable,
         "-m",
-        "clients.cli",
+        "supernet_registry.clients.cli",
         "--address",
         service_address,
         "search",

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from supernet_registry.v1 import blobs_pb2 as pb
-from supernet_registry.v1.blobs_pb2_grpc import BlobServiceServicer
 
-from clients import AsyncRegistryClient, RegistryClient
-from clients._retry import Backoff, is_outage
-from clients.blobs import CHUNK_BYTES, _Outgoing, crc32c
-from clients.errors import (
+from supernet_registry.clients import AsyncRegistryClient, RegistryClient
+from supernet_registry.clients.channel.blobs import CHUNK_BYTES, _Outgoing, crc32c
+from supernet_registry.clients.channel.retry import Backoff, is_outage
+from supernet_registry.clients.wire.errors import (
     BlobCorrupt,
     DigestMismatch,
     DiskFull,
@@ -27,7 +25,9 @@ from clients.errors import (
     UploadIncomplete,
     WrongOffset,
 )
-from registry.server.status import grpc_code, to_status, trailing_metadata
+from supernet_registry.registry.server.status import grpc_code, to_status, trailing_metadata
+from supernet_registry.v1 import blobs_pb2 as pb
+from supernet_registry.v1.blobs_pb2_grpc import BlobServiceServicer
 
 DATA = bytes(range(256)) * 4 * 4096 + b"end" + bytes(5 * CHUNK_BYTES // 2)  # 4 MiB + 3 + 5 MiB: five chunks
 

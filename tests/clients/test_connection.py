@@ -10,12 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
+
+from supernet_registry.clients import RegistryClient
+from supernet_registry.clients.channel.connection import SERVICE_CONFIG, Target
+from supernet_registry.clients.wire.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from supernet_registry.v1 import datasets_pb2
 from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceServicer
-
-from clients import RegistryClient
-from clients._connection import SERVICE_CONFIG, Target
-from clients.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 
 
 class Recording(DatasetServiceServicer):

@@ -14,12 +14,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
-from clients import resources
-from clients.convert import from_proto, to_proto
-from search.errors import InvalidArgument
-from search.recipe import DERIVATIONS, VARIANTS
+from supernet_registry.clients.wire import resources
+from supernet_registry.clients.wire.convert import from_proto, to_proto
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.recipe import DERIVATIONS, VARIANTS
+from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
 MODULES = (blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
 RENAMED = {
@@ -49,7 +49,7 @@ TWINS = [
 
 
 def test_every_resource_dataclass_has_a_message() -> None:
-    """No dataclass of `clients.resources` is without a message that it mirrors."""
+    """No dataclass of `clients.wire.resources` is without a message that it mirrors."""
     classes = {item for item in vars(resources).values() if isinstance(item, type) and dataclasses.is_dataclass(item)}
     assert {resource for _, resource in TWINS} == classes
 

@@ -12,13 +12,13 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
+
+from supernet_registry.clients import AsyncRegistryClient, RegistryClient
+from supernet_registry.clients.wire.errors import DOMAIN, error_types, from_rpc_error
+from supernet_registry.registry.server.status import grpc_code, to_status, trailing_metadata
+from supernet_registry.search import errors
 from supernet_registry.v1 import searches_pb2
 from supernet_registry.v1.searches_pb2_grpc import SearchServiceServicer
-
-from clients import AsyncRegistryClient, RegistryClient
-from clients.errors import DOMAIN, error_types, from_rpc_error
-from registry.server.status import grpc_code, to_status, trailing_metadata
-from search import errors
 
 CONCRETE = {reason: kind for reason, kind in error_types().items() if kind is not errors.SupernetRegistryError}
 

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from supernet_registry.v1.searches_pb2 import SearchJob as JobMessage
-from tiny_search import QUICK, tiny_dataset, tiny_space
 
-from clients import (
+from supernet_registry.clients import (
     DimensionMismatch,
     ImagesMissing,
     InvalidArgument,
@@ -32,9 +30,11 @@ from clients import (
     StillReferenced,
     SupernetVersion,
 )
-from clients.convert import to_proto
-from clients.job_runner import run_leased_job
-from search.tasks import ImageDataset
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.work.job_runner import run_leased_job
+from supernet_registry.search.tasks import ImageDataset
+from supernet_registry.v1.searches_pb2 import SearchJob as JobMessage
+from tests.tiny_search import QUICK, tiny_dataset, tiny_space
 
 OPTIONS: dict[str, Any] = {"space": tiny_space(), "epochs": 2, "batch_size": 16, "patience": 99}
 REQUEST = "5f0c2f0e-6f0f-4b0e-9c5d-000000000077"

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from tiny_search import QUICK, tiny_dataset, tiny_space
 
-from clients import (
+from supernet_registry.clients import (
     DigestMismatch,
     Executor,
     ImagesMissing,
@@ -24,8 +23,10 @@ from clients import (
     TransferMode,
     Variant,
 )
-from clients.job_runner import run_leased_job
-from search.weights import check_weights
+from supernet_registry.clients.work.job_runner import run_leased_job
+from supernet_registry.search.storage.weights import check_weights
+from supernet_registry.search.tasks import pack_images
+from tests.tiny_search import QUICK, tiny_dataset, tiny_space
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_here_the_images_never_leave(client: RegistryClient) -> None:
     assert job.spec.executor is Executor.CALLER
     assert client.lease_search_job("pool", device="cpu") is None
     assert run(client, job, dataset=dataset) is not None
-    images = f"blobs/{hashlib.sha256(dataset.to_bytes()).hexdigest()}"
+    images = f"blobs/{hashlib.sha256(pack_images(dataset)).hexdigest()}"
     assert client.find_missing_blobs([images]) == [images]
     assert client.get_dataset(job.dataset).images_blob == ""
 

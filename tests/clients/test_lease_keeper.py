@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from supernet_registry.clients import JobEvent, Lease, RegistryClient
+from supernet_registry.clients.wire.errors import DiskFull, InvalidArgument, LeaseLost, SupernetRegistryError
+from supernet_registry.clients.work.lease_keeper import LeaseKeeper
+from supernet_registry.registry.server.status import grpc_code, to_status, trailing_metadata
 from supernet_registry.v1 import blobs_pb2, workers_pb2
 from supernet_registry.v1.blobs_pb2_grpc import BlobServiceServicer
 from supernet_registry.v1.workers_pb2_grpc import WorkerServiceServicer
-
-from clients import JobEvent, Lease, RegistryClient
-from clients._lease_keeper import LeaseKeeper
-from clients.errors import DiskFull, InvalidArgument, LeaseLost, SupernetRegistryError
-from registry.server.status import grpc_code, to_status, trailing_metadata
 
 LEASE = Lease(job="searchJobs/a", fence=7, duration_seconds=0.15)
 
@@ -108,7 +108,7 @@ def test_the_search_never_waits_and_only_the_newest_checkpoint_travels(keep: Kee
 
 def test_an_outage_delays_reports_and_loses_none(keep: Keep) -> None:
     """INTERNAL is final, UNAVAILABLE is not: here the line breaks under every kind of call."""
-    from clients.errors import Unavailable
+    from supernet_registry.clients.wire.errors import Unavailable
 
     away = [Unavailable("away") for _ in range(2)]
     servicer = Worker(report=list(away), save=list(away), upload=list(away), renew=list(away))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clients.plots import (
+from supernet_registry.clients.plots import (
     CouplingPanel,
     Curve,
     CurvePanel,
@@ -24,8 +24,9 @@ from clients.plots import (
     stream_summary,
     taste_curves,
 )
-from clients.plots.lineage import _arrange
-from clients.resources import (
+from supernet_registry.clients.plots.lineage import _arrange
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.clients.wire.resources import (
     ClassCoupling,
     DatasetMap,
     DatasetPoint,
@@ -40,8 +41,7 @@ from clients.resources import (
     SupernetVersion,
     TasteResult,
 )
-from clients.stream_results import StreamResult, StreamRow
-from search.errors import InvalidArgument
+from supernet_registry.search.errors import InvalidArgument
 
 
 def version(name: str, *, head: bool = True) -> SupernetVersion:
@@ -284,10 +284,10 @@ def test_a_result_becomes_json_values() -> None:
 def test_importing_the_plots_imports_no_matplotlib_and_lacking_it_is_said_with_the_remedy(tmp_path: Path) -> None:
     code = """
 import sys
-import clients.plots
+import supernet_registry.clients.plots
 print("matplotlib" in sys.modules)
 sys.modules["matplotlib"] = None
-from search.errors import OptionalDependency
+from supernet_registry.search.errors import OptionalDependency
 try:
     clients.plots.learning_curves([clients.plots.CurvePanel("t", ())], "x.png")
 except OptionalDependency as error:

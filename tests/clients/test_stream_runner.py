@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service import write_bars
 
-from clients import RegistryClient
-from clients.resources import EpochMetrics, JobState, Phase, SearchJob, SearchSpec, TasteResult
-from clients.stream_results import StreamResult, StreamRow
-from clients.stream_runner import StreamListener, StreamOptions, request_id, run_stream, slug
-from clients.streams import Experience, TaskStream
-from search.errors import SearchFailed
-from search.spaces import make_space
+from supernet_registry.clients import RegistryClient
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.clients.streams.runner import StreamListener, StreamOptions, request_id, run_stream, slug
+from supernet_registry.clients.streams.stream import Experience, TaskStream
+from supernet_registry.clients.wire.resources import EpochMetrics, JobState, Phase, SearchJob, SearchSpec, TasteResult
+from supernet_registry.search.errors import SearchFailed
+from supernet_registry.search.spaces import make_space
+from tests.clients.service import write_bars
 
 OPTIONS = StreamOptions(space=make_space(channels=4), epochs=1, child_epochs=1, batch_size=12, patience=1)
 

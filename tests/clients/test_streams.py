@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients.streams import Experience, TaskStream
-from search.errors import InvalidArgument, InvalidDataset, NotFound
-from search.tasks import Derivation, derive, load_dataset
+from supernet_registry.clients.streams.stream import Experience, TaskStream
+from supernet_registry.search.errors import InvalidArgument, InvalidDataset, NotFound
+from supernet_registry.search.tasks import Derivation, derive, load_dataset
 
 
 def write_task(path: Path, *, classes: int = 3, per_class: int = 4, seed: int = 0) -> Path:
@@ -276,7 +276,10 @@ def test_an_experience_of_ones_own_needs_no_more_than_a_loader(tasks: Path) -> N
 
 
 def test_streams_import_neither_torch_nor_grpc() -> None:
-    code = "import sys, clients.streams; print(sorted({'torch', 'grpc', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, supernet_registry.clients.streams.stream;"
+        "print(sorted({'torch', 'grpc', 'matplotlib'} & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

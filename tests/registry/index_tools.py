@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.index import EmbeddingIndex
+from supernet_registry.registry.index.embedding_index import EmbeddingIndex
 
 
 @dataclass(frozen=True)

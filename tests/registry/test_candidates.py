@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from clients.resources import Dataset, Metrics, SourceCandidate, SpaceDescriptor, SupernetVersion
-from registry.candidates import (
+from supernet_registry.clients.wire.resources import Dataset, Metrics, SourceCandidate, SpaceDescriptor, SupernetVersion
+from supernet_registry.registry.sources.candidates import (
     Cutoff,
     LearntDataset,
     Measured,
@@ -19,7 +19,7 @@ from registry.candidates import (
     quality_floor,
     skip_share,
 )
-from search.spaces import SearchSpace, make_space
+from supernet_registry.search.spaces import SearchSpace, make_space
 
 SPACE = make_space("nas-bench-201")
 OTHER_SPACE = make_space("nas-bench-201", head_pool=2)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from registry.dataset_map import on_a_plane
+from supernet_registry.registry.sources.dataset_map import on_a_plane
 
 
 def distances(points: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from registry.gain_features import FEATURES, SourceFacts, TargetFacts, features, skill
+from supernet_registry.registry.sources.signals.gain_features import FEATURES, SourceFacts, TargetFacts, features, skill
 
 TARGET = TargetFacts(class_count=10, train_count=1000)
 

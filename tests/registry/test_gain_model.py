@@ -12,9 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from registry import gain_model
-from registry.gain_features import SourceFacts, TargetFacts, features
-from registry.gain_model import MIN_JOBS, Experience, fit_gain_model, held_out_gains, judge
+from supernet_registry.registry.sources.signals import gain_model
+from supernet_registry.registry.sources.signals.gain_features import SourceFacts, TargetFacts, features
+from supernet_registry.registry.sources.signals.gain_model import (
+    MIN_JOBS,
+    Experience,
+    fit_gain_model,
+    held_out_gains,
+    judge,
+)
 
 NEAREST, FURTHEST = 10.0, 20.0
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_tools import Change, History, check_hits, nearest, recall
 from numpy.typing import NDArray
 
-from registry.index import EmbeddingIndex, Hit
-from search.errors import DimensionMismatch, InvalidArgument, NotFinite
+from supernet_registry.registry.index.embedding_index import EmbeddingIndex, Hit
+from supernet_registry.search.errors import DimensionMismatch, InvalidArgument, NotFinite
+from tests.registry.index_tools import Change, History, check_hits, nearest, recall
 
 DIMENSION = 4
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from registry.inverted_file import TARGET_RECALL, IvfStore, build_inverted_file
-from registry.vector_store import Block, selector_of
+from supernet_registry.registry.index.inverted_file import TARGET_RECALL, IvfStore, build_inverted_file
+from supernet_registry.registry.index.vector_store import Block, selector_of
 
 DIMENSION = 8
 

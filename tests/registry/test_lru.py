@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.lru import LruCache
+from supernet_registry.registry.lru import LruCache
 
 
 def test_what_was_used_least_recently_is_forgotten_first() -> None:

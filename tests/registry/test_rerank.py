@@ -11,17 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.resources import Dataset, Metrics, ShortlistOutcome, SourceCandidate, SpaceDescriptor, SupernetVersion
-from registry.blobs import MemoryBlobStore
-from registry.candidates import Cutoff, Measured, candidates_of, judge_novelty, place
-from registry.catalog.distances import Distance, Pair, pair
-from registry.index import Hit
-from registry.lru import LruCache
-from registry.rerank import Rerank, Shortlisted
-from registry.stored_sketches import StoredSketches
-from registry.transport_pool import TransportPool
-from search.similarity import Sketch, otdd
-from search.spaces import make_space
+from supernet_registry.clients.wire.resources import (
+    Dataset,
+    Metrics,
+    ShortlistOutcome,
+    SourceCandidate,
+    SpaceDescriptor,
+    SupernetVersion,
+)
+from supernet_registry.registry.catalog.distances import Distance, Pair, pair
+from supernet_registry.registry.index.embedding_index import Hit
+from supernet_registry.registry.lru import LruCache
+from supernet_registry.registry.sources.candidates import Cutoff, Measured, candidates_of, judge_novelty, place
+from supernet_registry.registry.sources.rerank import Rerank, Shortlisted
+from supernet_registry.registry.sources.stored_sketches import StoredSketches
+from supernet_registry.registry.storage.blobs.memory import MemoryBlobStore
+from supernet_registry.registry.transport.pool import TransportPool
+from supernet_registry.search.similarity import Sketch, otdd
+from supernet_registry.search.spaces import make_space
 
 SPACE = make_space("nas-bench-201")
 DESCRIPTOR = SpaceDescriptor(**{name: getattr(SPACE, name) for name in SpaceDescriptor.__dataclass_fields__})

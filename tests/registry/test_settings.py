@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-import registry
-from registry.settings import Settings
-from search.errors import InvalidArgument
+from supernet_registry import registry
+from supernet_registry.registry.settings import Settings
+from supernet_registry.search.errors import InvalidArgument
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registry.transport_pool import TransportPool
-from search import errors
-from search.similarity import Sketch, lower_bound, otdd
+from supernet_registry.registry.transport.pool import TransportPool
+from supernet_registry.search import errors
+from supernet_registry.search.similarity import Sketch, lower_bound, otdd
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,8 +138,7 @@ def is_alive(number: int) -> bool:
 def test_processes_leave_when_the_server_is_killed() -> None:
     program = textwrap.dedent("""
         import sys, time
-        sys.path.insert(0, "tests/registry")
-        from test_transport_pool import running_pool
+        from tests.registry.test_transport_pool import running_pool
         with running_pool(2) as pool:
             print(*pool.process_ids, flush=True)
             time.sleep(600)
@@ -156,7 +155,10 @@ def test_processes_leave_when_the_server_is_killed() -> None:
 
 
 def test_a_transport_process_imports_neither_torch_nor_faiss_nor_the_service() -> None:
-    code = "import registry.transport_process, ot, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = (
+        "import supernet_registry.registry.transport.process, ot, sys;"
+        "print(*{'.'.join(name.split('.')[:3]) for name in sys.modules})"
+    )
     environment = {**os.environ, "POT_BACKEND_DISABLE_PYTORCH": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_search import QUICK, tiny_dataset, tiny_space
 
-from clients import JobEvent, JobState, RegistryClient, SearchJob
-from registry.server.lock import read_server_file
+from supernet_registry.clients import JobEvent, JobState, RegistryClient, SearchJob
+from supernet_registry.registry.server.lock import read_server_file
+from tests.tiny_search import QUICK, tiny_dataset, tiny_space
 
 ROOT = Path(__file__).parents[2]
 LONG: dict[str, Any] = QUICK | {"epochs": 20, "source": "scratch", "space": tiny_space()}
@@ -48,7 +48,16 @@ class Processes:
         return process
 
     def worker(self, address: str, *arguments: str) -> subprocess.Popen[bytes]:
-        return self.start("registry.worker", "--address", address, "--device", "cpu", "--threads", "1", *arguments)
+        return self.start(
+            "supernet_registry.registry.worker",
+            "--address",
+            address,
+            "--device",
+            "cpu",
+            "--threads",
+            "1",
+            *arguments,
+        )
 
     def log(self, process: subprocess.Popen[bytes]) -> str:
         return self._logs[process.pid].read_text("utf-8")
@@ -169,7 +178,7 @@ def test_a_stopped_worker_is_fenced_and_writes_nothing(
 
 
 def start_server(processes: Processes, data_dir: Path, address: str) -> tuple[subprocess.Popen[bytes], str]:
-    server = processes.start("registry.server", "--data-dir", str(data_dir), "--address", address)
+    server = processes.start("supernet_registry.registry.server", "--data-dir", str(data_dir), "--address", address)
     while (announced := read_server_file(data_dir)) is None or announced["pid"] != server.pid:
         assert server.poll() is None, processes.log(server)
         time.sleep(0.05)
@@ -221,7 +230,8 @@ def test_an_idle_worker_waits_for_its_server_and_leaves_with_its_parent(processe
     """No server: it asks again and again, and says so. Its parent gone: it leaves by itself."""
     script = (
         "import subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-m', 'registry.worker', '--address', '127.0.0.1:1',"
+        "worker = subprocess.Popen([sys.executable, '-m', 'supernet_registry.registry.worker',"
+        " '--address', '127.0.0.1:1',"
         " '--parent-pid', str(__import__('os').getpid())], stderr=open(sys.argv[1], 'wb'))\n"
         "print(worker.pid, flush=True)\n"
         "sys.stdin.read()\n"
@@ -247,7 +257,7 @@ def test_an_idle_worker_waits_for_its_server_and_leaves_with_its_parent(processe
 def test_a_worker_loads_no_faiss_and_no_database() -> None:
     """torch and FAISS would fight over OpenMP threads; the worker is only a gRPC client."""
     code = (
-        "import sys, registry.worker, search.pipeline\n"
+        "import sys, supernet_registry.registry.worker.process, supernet_registry.search.runs.pipeline\n"
         "print([name for name in ('faiss', 'sqlalchemy', 'mlflow', 'ot') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -257,7 +267,7 @@ def test_a_worker_loads_no_faiss_and_no_database() -> None:
 def test_openmp_is_set_up_before_torch_is_imported() -> None:
     """OpenMP reads its environment once: importing the worker must not import torch, and its settings must hold."""
     code = (
-        "import os, sys, registry.worker as w\n"
+        "import os, sys, supernet_registry.registry.worker.process as w\n"
         "assert 'torch' not in sys.modules\n"
         "w.limit_threads()\n"
         "import torch\n"
@@ -268,13 +278,14 @@ def test_openmp_is_set_up_before_torch_is_imported() -> None:
 
 
 def start_group(processes: Processes, address: str, *arguments: str) -> list[subprocess.Popen[bytes]]:
-    """Two workers as `torchrun --nproc-per-node 2 -m registry.worker` starts them: the first leads."""
+    """Two workers as `torchrun --nproc-per-node 2 -m supernet_registry.registry.worker` starts them: the first
+    leads."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     words = ["--address", address, "--device", "cpu", *arguments]
-    return [processes.start("registry.worker", *words, RANK=str(rank), **place) for rank in (0, 1)]
+    return [processes.start("supernet_registry.registry.worker", *words, RANK=str(rank), **place) for rank in (0, 1)]
 
 
 def test_two_processes_run_one_search_together(registry_server, connect, processes: Processes) -> None:

@@ -13,18 +13,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tiny_search import tiny_dataset, tiny_space
-
-from search.data import load_data, make_generator
-from search.errors import InvalidArgument
-from search.loop import Loop, Plan
-from search.parallel import ProcessLost, Ranks, current_ranks, joined
-from search.pipeline import Candidate, Listener, run_pipeline
-from search.recipe import Recipe
-from search.supernet import Network
-from search.together import dismiss, follow, run_together
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.runs.pipeline import Candidate, Listener, run_pipeline
+from supernet_registry.search.runs.together import dismiss, follow, run_together
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.parallel import ProcessLost, Ranks, current_ranks, joined
+from tests.tiny_search import tiny_dataset, tiny_space
 
 RECIPE = Recipe.for_space(tiny_space()).override(batch_size=16, epochs=2, child_epochs=2, patience=9)
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search.spaces import family_of
-from search.spaces.family import Cell, PooledConv
-from search.supernet import Network
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.spaces import family_of
+from supernet_registry.search.spaces.family import Cell, PooledConv
 
 EPS = 1e-5
 

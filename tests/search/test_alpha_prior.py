@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from search.alpha_prior import lean
-from search.data import load_data, make_generator
-from search.recipe import Recipe
-from search.spaces import FAMILIES, family_of, make_space
-from search.supernet import Network
-from search.taste import SearchSetup
+from supernet_registry.search.networks.alpha_prior import lean
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.spaces import FAMILIES, family_of, make_space
+from supernet_registry.search.starts.setup import SearchSetup
+from supernet_registry.search.training.data import load_data, make_generator
 from tests.tiny_search import tiny_dataset
 
 SPACE = make_space(channels=4, resolution=16)

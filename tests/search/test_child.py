@@ -13,17 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from search.child import Child, derive_child, load_child
-from search.child_cost import count_macs, measure_child
-from search.data import load_data, make_generator, pick_device
-from search.errors import InvalidDataset, UnsafeWeights
-from search.onnx_export import INPUT, OUTPUT, child_to_onnx
-from search.predictions import Predictions
-from search.recipe import Recipe
-from search.spaces import make_space
-from search.supernet import Network
-from search.tasks import load_dataset
-from search.tasks.images import load_images
+from supernet_registry.search.children.child import Child, derive_child, load_child
+from supernet_registry.search.children.cost import count_macs, measure_child
+from supernet_registry.search.children.onnx_export import INPUT, OUTPUT, child_to_onnx
+from supernet_registry.search.children.predictions import Predictions
+from supernet_registry.search.errors import InvalidDataset, UnsafeWeights
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.tasks import load_dataset
+from supernet_registry.search.tasks.images import load_images
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.devices import pick_device
 from tests.tiny_child import tiny_child
 from tests.tiny_search import tiny_dataset, tiny_space
 

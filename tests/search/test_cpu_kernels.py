@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.cpu_kernels import depthwise, pointwise_norm
-from search.data import make_generator
-from search.operations import BatchNorm, DepthwiseConv
+from supernet_registry.search.networks.cpu_kernels import depthwise, pointwise_norm
+from supernet_registry.search.networks.operations import BatchNorm, DepthwiseConv
+from supernet_registry.search.training.data import make_generator
 
 
 def some(*shape: int) -> torch.Tensor:

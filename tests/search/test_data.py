@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from search.data import Augmentation, Batches, Normalisation, fit_size, load_data, make_generator, prepare_images
-from search.spaces import make_space
+from supernet_registry.search.networks.inputs import Normalisation, fit_size, prepare_images
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.training.data import Augmentation, Batches, load_data, make_generator
 from tests.tiny_search import tiny_dataset, tiny_space
 
 CPU = torch.device("cpu")

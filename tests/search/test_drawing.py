@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from search.drawing import CellEdge, draw_cells, parse_genotype
-from search.errors import InvalidArgument
+from supernet_registry.search.children.drawing import CellEdge, draw_cells, parse_genotype
+from supernet_registry.search.errors import InvalidArgument
 
 NAS_BENCH_201 = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 DARTS = (
@@ -69,7 +69,7 @@ def test_the_same_genotype_gives_the_same_svg(tmp_path: Path) -> None:
 
 
 def test_reading_a_genotype_imports_no_matplotlib() -> None:
-    call = f"from search.drawing import parse_genotype; parse_genotype({DARTS!r})"
+    call = f"from supernet_registry.search.children.drawing import parse_genotype; parse_genotype({DARTS!r})"
     code = f"import sys; {call}; print('matplotlib' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from search.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.data import load_data, make_generator
-from search.dropping import drop_weakest
-from search.errors import InvalidArgument
-from search.evaluation import evaluate
-from search.loop import Loop, Plan
-from search.recipe import Recipe
-from search.spaces import make_space
-from search.supernet import Network
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.dropping import drop_weakest
+from supernet_registry.search.training.evaluation import evaluate
+from supernet_registry.search.training.loop import Loop, Plan
 from tests.search.reference import reference_logits
 from tests.tiny_search import tiny_dataset, tiny_space
 

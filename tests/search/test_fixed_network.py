@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save_file
-from tiny_search import tiny_dataset, tiny_space
 
-from search.data import Data, load_data
-from search.errors import UnsafeWeights
-from search.fixed_network import FixedRecipe, FixedResult, train_fixed
-from search.recipe import Recipe
-from search.results import Epoch
+from supernet_registry.search.errors import UnsafeWeights
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.results import Epoch
+from supernet_registry.search.runs.fixed_network import FixedRecipe, FixedResult, train_fixed
+from supernet_registry.search.training.data import Data, load_data
+from tests.tiny_search import tiny_dataset, tiny_space
 
 RECIPE = Recipe.for_space(tiny_space())
 FIXED = FixedRecipe(cold_epochs=2, warm_epochs=1, most_epochs=2)

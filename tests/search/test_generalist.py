@@ -9,21 +9,23 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from search._safetensors import canonical_json
-from search.data import load_data, make_generator
-from search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SpaceMismatch, UnsafeWeights
-from search.evaluation import calibrate, collect_logits, score_logits
-from search.generalist import GeneralistLoop, GeneralistResult, MultiHeadNetwork, pretrain_generalist
-from search.heads import Head, heads_of
-from search.loop import Plan
-from search.pipeline import Candidate, run_pipeline
-from search.recipe import Recipe
-from search.results import Listener
-from search.serialization import load_weights
-from search.spaces import make_space
-from search.supernet import Network
-from search.tasks import ImageDataset, Split
-from search.weights import check_weights
+from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SpaceMismatch, UnsafeWeights
+from supernet_registry.search.networks.multi_head import MultiHeadNetwork
+from supernet_registry.search.networks.stored import load_weights
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.results import Listener
+from supernet_registry.search.runs.generalist import GeneralistResult, pretrain_generalist
+from supernet_registry.search.runs.pipeline import Candidate, run_pipeline
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.storage.container import canonical_json
+from supernet_registry.search.storage.head_rows import Head, heads_of
+from supernet_registry.search.storage.weights import check_weights
+from supernet_registry.search.tasks import ImageDataset, Split
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.evaluation import calibrate, collect_logits, score_logits
+from supernet_registry.search.training.loop import Plan
+from supernet_registry.search.training.turns import GeneralistLoop
 from tests.tiny_search import tiny_dataset, tiny_space
 
 CPU = torch.device("cpu")

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from search.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.data import load_data, make_generator
-from search.errors import SearchCancelled, SearchDiverged
-from search.evaluation import Score
-from search.loop import Loop, Plan
-from search.recipe import Recipe
-from search.supernet import Network
+from supernet_registry.search.errors import SearchCancelled, SearchDiverged
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.evaluation import Score
+from supernet_registry.search.training.loop import Loop, Plan
 from tests.tiny_search import tiny_dataset, tiny_space
 
 CPU = torch.device("cpu")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from search.data import make_generator
-from search.errors import SpaceMismatch, UnsafeWeights
-from search.mapping import map_supernet
-from search.spaces import check_compatible, family_of, make_space
-from search.spaces.sizes import block_origins, evenly
-from search.supernet import Network
-from search.warm_start import transfer
+from supernet_registry.search.errors import SpaceMismatch, UnsafeWeights
+from supernet_registry.search.networks.mapping import map_supernet
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.spaces import check_compatible, family_of, make_space
+from supernet_registry.search.spaces.sizes import block_origins, evenly
+from supernet_registry.search.starts.warm_start import transfer
+from supernet_registry.search.training.data import make_generator
 
 FAMILIES = {
     "compact": {"channels": 4, "cells": 1, "head_pool": 1},

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from search.data import Batches, load_data, make_generator
-from search.errors import NotEnoughMemory
-from search.loop import Loop, Plan
-from search.memory import StepMemory, fit_batch_size, free_bytes, measure_step
-from search.recipe import Recipe
-from search.spaces import make_space
-from search.supernet import Network
+from supernet_registry.search.errors import NotEnoughMemory
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.training.data import Batches, load_data, make_generator
+from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.memory import StepMemory, fit_batch_size, free_bytes, measure_step
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACES = {

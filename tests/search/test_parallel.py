@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from search.errors import InvalidArgument
-from search.parallel import Ranks, current_ranks, joined
-from search.pipeline import run_pipeline
-from search.recipe import Recipe
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.runs.pipeline import run_pipeline
+from supernet_registry.search.training.parallel import Ranks, current_ranks, joined
 from tests.tiny_search import tiny_dataset, tiny_space
 
 RECIPE = Recipe.for_space(tiny_space()).override(batch_size=16, epochs=2, patience=9)
@@ -76,7 +76,7 @@ def test_alone_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_group_refuses_what_it_cannot_share() -> None:
-    from search.parallel import _Group
+    from supernet_registry.search.training.parallel import _Group
 
     group = object.__new__(_Group)
     group.size = 4

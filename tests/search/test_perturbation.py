@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from search.data import Data, load_data, make_generator, pick_device
-from search.errors import InvalidArgument, SearchCancelled
-from search.evaluation import evaluate
-from search.perturbation import Selection, select_by_perturbation
-from search.pipeline import Listener, PipelineResult, run_pipeline
-from search.recipe import Recipe
-from search.spaces import SearchSpace, family_of, make_space
-from search.supernet import Network, Projection
-from search.warm_start import fit_head
+from supernet_registry.search.children.perturbation import Selection, select_by_perturbation
+from supernet_registry.search.errors import InvalidArgument, SearchCancelled
+from supernet_registry.search.networks.supernet import Network, Projection
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.runs.pipeline import Listener, PipelineResult, run_pipeline
+from supernet_registry.search.spaces import SearchSpace, family_of, make_space
+from supernet_registry.search.starts.warm_start import fit_head
+from supernet_registry.search.training.data import Data, load_data, make_generator
+from supernet_registry.search.training.devices import pick_device
+from supernet_registry.search.training.evaluation import evaluate
 from tests.search.reference import reference_logits
 from tests.tiny_search import tiny_dataset, tiny_space
 

@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 from safetensors.torch import save
 
-from search.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.child import load_child
-from search.data import load_data, pick_device
-from search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SearchDiverged, SpaceMismatch, UnsafeWeights
-from search.evaluation import Score, collect_logits
-from search.loop import Loop
-from search.pipeline import Candidate, Decision, Epoch, Listener, PipelineResult, run_pipeline
-from search.recipe import Recipe
-from search.serialization import discrete_network, load_weights
-from search.spaces import family_of, make_space
-from search.weights import check_weights
+from supernet_registry.search.children.child import load_child
+from supernet_registry.search.errors import (
+    BlobCorrupt,
+    InvalidArgument,
+    SearchCancelled,
+    SearchDiverged,
+    SpaceMismatch,
+    UnsafeWeights,
+)
+from supernet_registry.search.networks.stored import discrete_network, load_weights
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.runs.pipeline import Candidate, Decision, Epoch, Listener, PipelineResult, run_pipeline
+from supernet_registry.search.spaces import family_of, make_space
+from supernet_registry.search.storage.weights import check_weights
+from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
+from supernet_registry.search.training.data import load_data
+from supernet_registry.search.training.devices import pick_device
+from supernet_registry.search.training.evaluation import Score, collect_logits
+from supernet_registry.search.training.loop import Loop
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACE = tiny_space()

@@ -7,10 +7,10 @@ from typing import get_type_hints
 
 import pytest
 
-from search.errors import InvalidArgument
-from search.recipe import Recipe
-from search.recipe_settings import apply_settings, settings_text
-from search.spaces import make_space
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.recipe.settings import apply_settings, settings_text
+from supernet_registry.search.spaces import make_space
 
 
 @pytest.mark.parametrize("family", ["compact", "nas-bench-201", "darts"])

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from search.data import load_data, make_generator
-from search.generalist import pretrain_generalist
-from search.loop import Loop, Plan
-from search.recipe import Recipe
-from search.recording import PATIENCE, CudaGraphs, GradientPass, Recorded, recorded_passes
-from search.supernet import Network
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.runs.generalist import pretrain_generalist
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.recording import PATIENCE, CudaGraphs, GradientPass, Recorded, recorded_passes
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACE = tiny_space()

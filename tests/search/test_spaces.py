@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.errors import InvalidArgument, InvalidSearchSpace, SpaceMismatch
-from search.spaces import (
+from supernet_registry.search.errors import InvalidArgument, InvalidSearchSpace, SpaceMismatch
+from supernet_registry.search.spaces import (
     FAMILIES,
     check_compatible,
     family_of,
@@ -20,8 +20,8 @@ from search.spaces import (
     space_from_fields,
     space_from_json,
 )
-from search.spaces.family import SKIP, softmax
-from search.spaces.skip_limit import derive_with_few_skips
+from supernet_registry.search.spaces.family import SKIP, softmax
+from supernet_registry.search.spaces.skip_limit import derive_with_few_skips
 
 PUBLISHED_DARTS_V2 = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
@@ -222,6 +222,7 @@ def test_what_is_no_genotype_is_refused_and_never_executed(family, text):
 def test_spaces_recipe_and_weights_check_need_no_torch():
     """The server validates spaces and weights, and must never import torch."""
     program = (
-        "import sys, search.spaces, search.recipe, search.weights, search.results; sys.exit('torch' in sys.modules)"
+        "import sys; from supernet_registry.search import recipe, results, spaces;"
+        "from supernet_registry.search.storage import weights; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.data import make_generator
-from search.operations import BatchNorm, FactorizedReduce
-from search.spaces import family_of, make_space
-from search.supernet import Network, alpha_entropy, skip_count
+from supernet_registry.search.networks.operations import BatchNorm, FactorizedReduce
+from supernet_registry.search.networks.supernet import Network, alpha_entropy, skip_count
+from supernet_registry.search.spaces import family_of, make_space
+from supernet_registry.search.training.data import make_generator
 from tests.search.reference import reference_logits
 
 SPACES = {
@@ -65,7 +65,7 @@ def test_the_mixture_is_the_softmax_of_alpha():
 @pytest.mark.parametrize("name", SPACES)
 def test_a_supernet_with_one_hot_mixture_is_the_discrete_network(name):
     """Up to the scale and shift that a discrete network has in addition, which begin as 1 and 0."""
-    from search.child import inherit
+    from supernet_registry.search.children.child import inherit
 
     supernet = make_supernet(SPACES[name])
     genotype = supernet.derive()
@@ -125,7 +125,7 @@ def test_the_genotype_follows_beta_times_alpha():
 
 
 def test_a_child_of_a_partial_supernet_has_all_channels_and_inherits_what_fits():
-    from search.child import inherit
+    from supernet_registry.search.children.child import inherit
 
     supernet = make_supernet(PARTIAL["darts, a quarter"])
     child = Network(supernet.space, 3, generator=make_generator(2, "child"), genotype=supernet.derive()).double()

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.errors import InvalidDataset
-from search.tasks import ImageDataset, Split, check_dataset, dataset_from_arrays
+from supernet_registry.search.errors import InvalidDataset
+from supernet_registry.search.tasks import (
+    ImageDataset,
+    Split,
+    check_dataset,
+    dataset_from_arrays,
+    pack_images,
+    unpack_images,
+)
 
 
 def arrays(n_classes: int = 3, per_class: int = 4, shape: tuple[int, ...] = (8, 8, 1), seed: int = 0) -> dict:
@@ -29,11 +36,11 @@ def arrays(n_classes: int = 3, per_class: int = 4, shape: tuple[int, ...] = (8, 
 
 def test_a_dataset_survives_its_wire_form_to_the_bit() -> None:
     dataset = dataset_from_arrays(**arrays(shape=(9, 12, 3)), name="noise", class_names=("a", "b", "c"))
-    again = ImageDataset.from_bytes(dataset.to_bytes(), name="noise")
+    again = unpack_images(pack_images(dataset), name="noise")
     assert again.digest == dataset.digest
     assert again.class_names == ("a", "b", "c")
     assert again.image_shape == (9, 12, 3)
-    assert again.to_bytes() == dataset.to_bytes()
+    assert pack_images(again) == pack_images(dataset)
 
 
 def test_the_digest_is_fixed() -> None:
@@ -62,26 +69,26 @@ def test_the_digest_is_of_the_arrays_alone() -> None:
 )
 def test_other_bytes_are_no_images_blob(data: bytes) -> None:
     with pytest.raises(InvalidDataset, match="not an images blob"):
-        ImageDataset.from_bytes(data)
+        unpack_images(data)
 
 
 @settings(max_examples=150, deadline=None)
 @given(position=st.integers(0, 700), value=st.integers(0, 255), cut=st.integers(0, 2000))
 def test_a_damaged_blob_is_a_dataset_or_a_typed_error(position: int, value: int, cut: int) -> None:
     """Whatever byte is changed or cut off, nothing but InvalidDataset is raised."""
-    data = bytearray(dataset_from_arrays(**arrays(n_classes=2, per_class=1)).to_bytes())
+    data = bytearray(pack_images(dataset_from_arrays(**arrays(n_classes=2, per_class=1))))
     data[position] = value
     for damaged in (bytes(data), bytes(data[: len(data) - cut])):
         with contextlib.suppress(InvalidDataset):
-            check_dataset(ImageDataset.from_bytes(damaged))
+            check_dataset(unpack_images(damaged))
 
 
 def test_a_blob_of_a_useless_dataset_is_refused() -> None:
     """from_bytes checks as load does: one class only is no task."""
     split = Split(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int64))
-    data = ImageDataset("one", split, split, split, ("only",)).to_bytes()
+    data = pack_images(ImageDataset("one", split, split, split, ("only",)))
     with pytest.raises(InvalidDataset, match="only class 0"):
-        ImageDataset.from_bytes(data)
+        unpack_images(data)
 
 
 @pytest.mark.parametrize(

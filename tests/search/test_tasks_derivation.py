@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.errors import InvalidArgument
-from search.tasks import Derivation, ImageDataset, derive, load_dataset
-from search.tasks.derivation import MIN_CONTRAST
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.tasks.derivation import MIN_CONTRAST
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
 

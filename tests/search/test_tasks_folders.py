@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.errors import InvalidDataset
-from search.tasks import load_dataset
+from supernet_registry.search.errors import InvalidDataset
+from supernet_registry.search.tasks import load_dataset
 
 RNG = np.random.default_rng(0)
 

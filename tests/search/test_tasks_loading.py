@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.errors import InvalidDataset
-from search.tasks import dataset_from_arrays, load_dataset
+from supernet_registry.search.errors import InvalidDataset
+from supernet_registry.search.tasks import dataset_from_arrays, load_dataset
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
 

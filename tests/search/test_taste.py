@@ -9,14 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from search._safetensors import read_header
-from search.data import load_data
-from search.errors import SearchCancelled, SearchDiverged
-from search.pipeline import Candidate, Decision, Listener, run_pipeline
-from search.recipe import Recipe
-from search.spaces import make_space
-from search.tasks import Derivation, ImageDataset, derive, load_dataset
-from search.taste import SearchSetup, Source, taste_sources
+from supernet_registry.search.errors import SearchCancelled, SearchDiverged
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.runs.pipeline import Candidate, Decision, Listener, run_pipeline
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.starts.contenders import Source
+from supernet_registry.search.starts.setup import SearchSetup
+from supernet_registry.search.starts.taste import taste_sources
+from supernet_registry.search.storage.container import read_header
+from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.training.data import load_data
 
 TASKS = Path(__file__).parents[2] / "examples" / "tasks"
 SPACE = make_space(channels=4)

@@ -10,9 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.data import load_data
-from search.recipe import Recipe
-from search.taste import Contender, Evidence, SearchSetup, Start, _best, _compete
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.starts.contenders import Contender
+from supernet_registry.search.starts.evidence import Evidence
+from supernet_registry.search.starts.setup import SearchSetup, Start
+from supernet_registry.search.starts.taste import _best, _compete
+from supernet_registry.search.training.data import load_data
 from tests.tiny_search import tiny_dataset, tiny_space
 
 RECIPE = Recipe.for_space(tiny_space())

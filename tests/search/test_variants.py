@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.data import load_data, make_generator
-from search.errors import InvalidArgument
-from search.loop import Loop, Plan
-from search.recipe import VARIANTS, Recipe
-from search.spaces import make_space
-from search.supernet import Network, softmax
-from search.variants import Batch, make_variant
-from search.variants.drnas import DrNas, concentration, dirichlet_mean
-from search.variants.second_order import SecondOrderDarts, inner_step
-from search.variants.smooth import AdversarialSmoothDarts, RandomSmoothDarts
+from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.networks.supernet import Network, softmax
+from supernet_registry.search.recipe import VARIANTS, Recipe
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.variants import Batch, make_variant
+from supernet_registry.search.training.variants.drnas import DrNas, concentration, dirichlet_mean
+from supernet_registry.search.training.variants.second_order import SecondOrderDarts, inner_step
+from supernet_registry.search.training.variants.smooth import AdversarialSmoothDarts, RandomSmoothDarts
 from tests.tiny_search import tiny_dataset, tiny_space
 
 CPU = torch.device("cpu")

@@ -7,15 +7,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from search.data import load_data, make_generator
-from search.errors import InvalidArgument, UnsafeWeights
-from search.evaluation import calibrate, calibrated_features, collect_features, evaluate
-from search.prototypes import prototype_head
-from search.recipe import Recipe
-from search.spaces import make_space
-from search.supernet import Network, alpha_entropy
-from search.taste import SearchSetup
-from search.warm_start import MODES, carries_alphas, carries_weights, fit_head, soften_head, temper, transfer
+from supernet_registry.search.errors import InvalidArgument, UnsafeWeights
+from supernet_registry.search.networks.supernet import Network, alpha_entropy
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.starts.prototypes import prototype_head
+from supernet_registry.search.starts.setup import SearchSetup
+from supernet_registry.search.starts.warm_start import (
+    MODES,
+    carries_alphas,
+    carries_weights,
+    fit_head,
+    soften_head,
+    temper,
+    transfer,
+)
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.evaluation import calibrate, calibrated_features, collect_features, evaluate
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACE = make_space(channels=4)

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from search.errors import NotFinite, SupernetRegistryError, UnsafeWeights, WeightsTooLarge
-from search.spaces import make_space
-from search.weights import MAX_HEADER_BYTES, check_weights
+from supernet_registry.search.errors import NotFinite, SupernetRegistryError, UnsafeWeights, WeightsTooLarge
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.storage.weights import MAX_HEADER_BYTES, check_weights
 
 SPACE = make_space()
 METADATA = {"space": SPACE.to_json(), "n_classes": 3, "genotype": "|none~0|"}

@@ -1,5 +1,5 @@
 """The report of an evaluation: one HTML page that needs nothing else, and the same tables as Markdown."""
 
-from registry.evaluation.report.page import write_report
+from supernet_registry.registry.evaluation.report.page import write_report
 
 __all__ = ["write_report"]

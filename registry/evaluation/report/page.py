@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from clients.plots import accuracy_matrix, dataset_map_picture, lineage_picture
-from clients.resources import DatasetMap
-from registry.evaluation.checks import Check
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Run, Summary
-from registry.evaluation.report import pictures
-from registry.evaluation.report.tables import (
+from supernet_registry.clients.plots import accuracy_matrix, dataset_map_picture, lineage_picture
+from supernet_registry.clients.wire.resources import DatasetMap
+from supernet_registry.registry.evaluation.checks import Check
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Run, Summary
+from supernet_registry.registry.evaluation.report import pictures
+from supernet_registry.registry.evaluation.report.tables import (
     Table,
     accumulation_table,
     check_table,
@@ -23,7 +23,7 @@ from registry.evaluation.report.tables import (
     policy_table,
     task_table,
 )
-from search.errors import OptionalDependency
+from supernet_registry.search.errors import OptionalDependency
 
 __all__ = ["write_report"]
 
@@ -95,7 +95,7 @@ def write_report(
         figure = (
             draw.picture("Main figure", _MAIN_TEXT, lambda path: pictures.main_figure(summary, path)) if raced else None
         )
-    template = files("registry.evaluation.report").joinpath("page.html.jinja").read_text("utf-8")
+    template = files("supernet_registry.registry.evaluation.report").joinpath("page.html.jinja").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         title=title,

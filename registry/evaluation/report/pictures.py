@@ -8,12 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from clients.plots._style import CHILD, GREY, INK, PALE, SCRATCH, WARM, figure, save, short, style, tidy
-from clients.resources import Lineage, LineageEdge, Metrics, Parent, ParentRole, SupernetVersion, TransferMode
-from clients.stream_results import StreamRow
-from registry.evaluation.learning import search_curve
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Accumulation, Comparison, Run, Summary, TaskSummary
+from supernet_registry.clients.plots._style import (
+    CHILD,
+    GREY,
+    INK,
+    PALE,
+    SCRATCH,
+    WARM,
+    figure,
+    save,
+    short,
+    style,
+    tidy,
+)
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.clients.wire.resources import (
+    Lineage,
+    LineageEdge,
+    Metrics,
+    Parent,
+    ParentRole,
+    SupernetVersion,
+    TransferMode,
+)
+from supernet_registry.registry.evaluation.learning import search_curve
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Accumulation, Comparison, Run, Summary, TaskSummary
 
 __all__ = ["accumulation", "learning_curves", "lineage_of", "main_figure", "speed_ups"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from clients.stream_results import StreamRow
-from registry.evaluation.checks import Check
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Comparison, Interval, PolicySummary, Run, Summary, TaskSummary
+from supernet_registry.clients.streams.results import StreamRow
+from supernet_registry.registry.evaluation.checks import Check
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Comparison, Interval, PolicySummary, Run, Summary, TaskSummary
 
 __all__ = ["Table", "accumulation_table", "check_table", "decision_table", "policy_table", "task_table"]
 

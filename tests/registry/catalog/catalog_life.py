@@ -9,15 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from catalog_world import StandingClock, World, epoch, images, weights
-
-from clients.resources import JobState, SearchJob, SearchSpec
-from registry.catalog import Catalog
-from registry.catalog.spaces import read_space
-from registry.catalog.versions import select_versions
-from registry.database import transaction
-from registry.schema import job_events
-from registry.settings import Settings
+from supernet_registry.clients.wire.resources import JobState, SearchJob, SearchSpec
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.spaces import read_space
+from supernet_registry.registry.catalog.versions import select_versions
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage.database import transaction
+from supernet_registry.registry.storage.schema import job_events
+from supernet_registry.search.tasks import pack_images
+from tests.registry.catalog.catalog_world import StandingClock, World, epoch, images, weights
 
 DATASET_REQUEST = "00000000-0000-0000-0000-000000000001"
 JOB_REQUEST = "00000000-0000-0000-0000-000000000002"
@@ -35,7 +35,7 @@ def open_life(folder: Path, database_url: str, *, hours: int = 0) -> World:
 def live(world: World, acknowledge: Callable[[str], None]) -> None:
     """Upload, register, search, write back, sweep: the same requests in every life."""
     catalog = world.catalog
-    acknowledge(world.upload(images(0).to_bytes(), CHUNK))
+    acknowledge(world.upload(pack_images(images(0)), CHUNK))
     dataset = world.register(world.draft(0), request_id=DATASET_REQUEST)
     acknowledge(dataset.name)
     draft = SearchJob(supernet="supernets/a", dataset=dataset.name, spec=SearchSpec())

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import google_crc32c
 import numpy as np
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     Cost,
     Dataset,
     EpochMetrics,
@@ -26,12 +26,12 @@ from clients.resources import (
     SupernetVersion,
     TransferMode,
 )
-from registry.catalog import Catalog
-from registry.catalog.spaces import describe_space
-from search._safetensors import pack
-from search.similarity.sketch import Sketch
-from search.spaces import SearchSpace, make_space
-from search.tasks import ImageDataset, dataset_from_arrays
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.spaces import describe_space
+from supernet_registry.search.similarity.sketch import Sketch
+from supernet_registry.search.spaces import SearchSpace, make_space
+from supernet_registry.search.storage.container import pack
+from supernet_registry.search.tasks import ImageDataset, dataset_from_arrays, pack_images
 
 # Read at import: a fixture for all tests removes the project's variables from the environment.
 POSTGRESQL = os.environ.get("SUPERNET_REGISTRY_TEST_DATABASE_URL", "")
@@ -116,7 +116,7 @@ class World:
             height=h,
             width=w,
             channels=c,
-            images_blob=self.catalog.blobs.put(dataset.to_bytes()) if with_images else "",
+            images_blob=self.catalog.blobs.put(pack_images(dataset)) if with_images else "",
         )
 
     def register(self, draft: Dataset, *, seed: int = 0, request_id: str = "", encoder_id: str = "e") -> Dataset:

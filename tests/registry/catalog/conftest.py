@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from catalog_world import POSTGRESQL, StandingClock, World
 
-from registry.catalog import Catalog
-from registry.settings import Settings
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.settings import Settings
+from tests.registry.catalog.catalog_world import POSTGRESQL, StandingClock, World
 
 
 @pytest.fixture(params=["sqlite", "postgresql"] if POSTGRESQL else ["sqlite"])

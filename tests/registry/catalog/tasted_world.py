@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from catalog_world import SPACE_DESCRIPTOR, World
-
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     Dataset,
     JobEvent,
     Metrics,
@@ -17,6 +15,7 @@ from clients.resources import (
     TasteResult,
     TransferMode,
 )
+from tests.registry.catalog.catalog_world import SPACE_DESCRIPTOR, World
 
 SCRATCH_ACCURACY = 0.25
 

@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from catalog_world import StandingClock, World, sketch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as properties
 from hypothesis import strategies as st
 
-from clients.resources import AbandonOutcome, Executor
-from registry.blobs import BlobStore, LocalBlobStore, MemoryBlobStore
-from registry.catalog import Catalog
-from registry.catalog.sweep import blob_references
-from registry.database import transaction
-from registry.schema import blobs
-from registry.settings import Settings
-from search.errors import BlobCorrupt, DiskFull, InvalidArgument, NotFound
+from supernet_registry.clients.wire.resources import AbandonOutcome, Executor
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.sweep import blob_references
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage.blobs.local import LocalBlobStore
+from supernet_registry.registry.storage.blobs.memory import MemoryBlobStore
+from supernet_registry.registry.storage.blobs.store import BlobStore
+from supernet_registry.registry.storage.database import transaction
+from supernet_registry.registry.storage.schema import blobs
+from supernet_registry.search.errors import BlobCorrupt, DiskFull, InvalidArgument, NotFound
+from tests.registry.catalog.catalog_world import StandingClock, World, sketch
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,8 +91,8 @@ def test_every_flipped_bit_is_found(tmp_path: Path, bit: int) -> None:
 DISK_FULL_PROGRAM = """
 import resource, sys
 from pathlib import Path
-from registry.blobs import LocalBlobStore
-from search.errors import DiskFull
+from supernet_registry.registry.storage.blobs.store import LocalBlobStore
+from supernet_registry.search.errors import DiskFull
 store = LocalBlobStore(Path(sys.argv[1]))
 small = store.put(b"small")
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -105,7 +107,7 @@ except DiskFull:
 def test_a_full_disk_leaves_no_half_blob(tmp_path: Path) -> None:
     """Writing is stopped by the operating system (a file size limit); the temporary file is gone afterwards."""
     program = [sys.executable, "-c", DISK_FULL_PROGRAM, str(tmp_path / "store")]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(program, capture_output=True, text=True, timeout=60, env=env)
     assert result.stdout == "True\n", result.stderr
 

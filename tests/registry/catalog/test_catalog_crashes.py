@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import catalog_life
 import pytest
-from catalog_life import check_nothing_is_half_done, live, open_life
 
-from registry import failpoints
-from search.errors import DiskFull, InvalidArgument
+from supernet_registry.registry.storage import failpoints
+from supernet_registry.search.errors import DiskFull, InvalidArgument
+from tests.registry.catalog import catalog_life
+from tests.registry.catalog.catalog_life import check_nothing_is_half_done, live, open_life
 
 ROOT = Path(__file__).parents[3]
 POINTS = sorted(point for point in failpoints.POINTS if not point.startswith("publish."))
@@ -54,7 +54,7 @@ def check_second_life(world: catalog_life.World) -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_sigkill_at_every_point(database_url: str, tmp_path: Path, point: str) -> None:
     folder = tmp_path / "data"
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos"), str(Path(__file__).parent)])
+    paths = str(ROOT)
     env = {**os.environ, failpoints.ENVIRONMENT_VARIABLE: f"{point}:1:exit", "PYTHONPATH": paths}
     program = [sys.executable, catalog_life.__file__, str(folder), database_url]
     died = subprocess.run(program, env=env, capture_output=True, text=True, timeout=120)

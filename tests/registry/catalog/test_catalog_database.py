@@ -13,16 +13,23 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from catalog_world import POSTGRESQL
 
-import registry
-from registry.catalog import Catalog
-from registry.catalog.records import next_count
-from registry.database import check_revision, newest_revision, open_database, run_write, transaction, upgrade
-from registry.schema import blobs, counters, metadata, requests
-from registry.settings import Settings
-from search.errors import BlobCorrupt, DiskFull, InvalidArgument, SchemaMismatch, Unavailable
-from search.similarity import TRANSPORT_ID
+from supernet_registry.registry import storage
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.records import next_count
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage.database import (
+    check_revision,
+    newest_revision,
+    open_database,
+    run_write,
+    transaction,
+    upgrade,
+)
+from supernet_registry.registry.storage.schema import blobs, counters, metadata, requests
+from supernet_registry.search.errors import BlobCorrupt, DiskFull, InvalidArgument, SchemaMismatch, Unavailable
+from supernet_registry.search.similarity import TRANSPORT_ID
+from tests.registry.catalog.catalog_world import POSTGRESQL
 
 
 def test_this_suite_runs_on_postgresql_too() -> None:
@@ -103,7 +110,7 @@ def make_old_database(url: str, revision: str) -> None:
     driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[sa.make_url(url).get_backend_name()]
     engine = sa.create_engine(sa.make_url(url).set(drivername=driver))
     config = Config()
-    config.set_main_option("script_location", str(Path(registry.__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     with engine.begin() as connection:
         config.attributes["connection"] = connection

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from catalog_world import EMBEDDING_ID, World
 
-from clients.resources import Metrics
-from registry.catalog.dataset_points import DatasetPoints
+from supernet_registry.clients.wire.resources import Metrics
+from supernet_registry.registry.catalog.dataset_points import DatasetPoints
+from tests.registry.catalog.catalog_world import EMBEDDING_ID, World
 
 
 def test_points_come_in_the_order_asked_for_and_without_what_is_gone_or_embedded_otherwise(world: World) -> None:

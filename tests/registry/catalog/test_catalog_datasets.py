@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from catalog_world import EMBEDDING_ID, World, images, new_id, sketch
 
-from clients.resources import Executor
-from search.errors import (
+from supernet_registry.clients.wire.resources import Executor
+from supernet_registry.search.errors import (
     DigestMismatch,
     ETagMismatch,
     InvalidArgument,
@@ -22,6 +21,7 @@ from search.errors import (
     StillReferenced,
     SupernetRegistryError,
 )
+from tests.registry.catalog.catalog_world import EMBEDDING_ID, World, images, new_id, sketch
 
 
 def test_a_dataset_is_named_by_its_digest_and_counted_by_its_sketch(world: World) -> None:

@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from catalog_world import World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients.resources import Dataset
-from registry.catalog import Catalog
-from registry.catalog.distances import Distance, pair
-from registry.database import transaction
-from registry.neighbour_distances import NeighbourDistances
-from registry.schema import datasets, distances
-from search.errors import SupernetRegistryError
+from supernet_registry.clients.wire.resources import Dataset
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.distances import Distance, pair
+from supernet_registry.registry.sources.neighbour_distances import NeighbourDistances
+from supernet_registry.registry.storage.database import transaction
+from supernet_registry.registry.storage.schema import datasets, distances
+from supernet_registry.search.errors import SupernetRegistryError
+from tests.registry.catalog.catalog_world import World
 
 A, B, C = (f"{i:064x}" for i in range(3))
 
@@ -180,6 +180,6 @@ def test_whatever_happens_in_whatever_order_the_extract_is_what_the_tables_say(
 
 
 def digest_of(seed: int) -> str:
-    from catalog_world import sketch
+    from tests.registry.catalog.catalog_world import sketch
 
     return sketch(seed, "e").digest

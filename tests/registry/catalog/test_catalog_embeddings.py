@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from catalog_world import EMBEDDING_ID, World
 
-from registry.catalog import names
-from search.errors import InvalidArgument, NotFound
+from supernet_registry.registry.catalog import names
+from supernet_registry.search.errors import InvalidArgument, NotFound
+from tests.registry.catalog.catalog_world import EMBEDDING_ID, World
 
 
 def test_an_embedding_is_read_back_as_it_was_registered(world: World) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from catalog_world import World, sketch
-from tasted_world import SCRATCH, add_source, finish_job, finish_tasting, measure
 
-from clients.resources import Dataset, SourceCandidate, SupernetVersion
-from registry.catalog.tastes import TastedJob, Tastes
-from registry.gain_predictor import GainPredictor
-from registry.nearest import GainGuide
+from supernet_registry.clients.wire.resources import Dataset, SourceCandidate, SupernetVersion
+from supernet_registry.registry.catalog.tastes import TastedJob, Tastes
+from supernet_registry.registry.sources.finder import GainGuide
+from supernet_registry.registry.sources.signals.gain_predictor import GainPredictor
+from tests.registry.catalog.catalog_world import World, sketch
+from tests.registry.catalog.tasted_world import SCRATCH, add_source, finish_job, finish_tasting, measure
 
 TARGET = sketch(99)
 

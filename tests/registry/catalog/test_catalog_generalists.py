@@ -6,11 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from catalog_world import CLASSES, SPACE, SPACE_DESCRIPTOR, StandingClock, World
 
-from clients.resources import Dataset, JobKind, SearchJob, SearchSpec, SupernetVersion
-from search._safetensors import pack
-from search.errors import DimensionMismatch, ImagesMissing, InvalidArgument, StillReferenced, UnsafeWeights
+from supernet_registry.clients.wire.resources import Dataset, JobKind, SearchJob, SearchSpec, SupernetVersion
+from supernet_registry.search.errors import (
+    DimensionMismatch,
+    ImagesMissing,
+    InvalidArgument,
+    StillReferenced,
+    UnsafeWeights,
+)
+from supernet_registry.search.storage.container import pack
+from tests.registry.catalog.catalog_world import CLASSES, SPACE, SPACE_DESCRIPTOR, StandingClock, World
 
 
 def retained(world: World, seed: int) -> Dataset:

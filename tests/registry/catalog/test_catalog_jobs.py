@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from catalog_world import OTHER_SPACE, SPACE, World, epoch, new_id
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     Executor,
     JobState,
     SearchJob,
@@ -19,9 +18,9 @@ from clients.resources import (
     TransferMode,
     Variant,
 )
-from registry.catalog import Catalog
-from registry.catalog.spaces import describe_space
-from search.errors import (
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.spaces import describe_space
+from supernet_registry.search.errors import (
     ImagesMissing,
     InvalidArgument,
     InvalidPageToken,
@@ -33,6 +32,7 @@ from search.errors import (
     SpaceMismatch,
     SupernetRegistryError,
 )
+from tests.registry.catalog.catalog_world import OTHER_SPACE, SPACE, World, epoch, new_id
 
 
 def test_a_job_creates_its_supernet_and_says_what_will_be_done(world: World) -> None:

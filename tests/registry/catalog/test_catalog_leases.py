@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from catalog_world import OTHER_SPACE, StandingClock, World, epoch, weights
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     Executor,
     JobError,
@@ -21,9 +20,10 @@ from clients.resources import (
     TasteResult,
     TransferMode,
 )
-from registry.catalog import Catalog
-from registry.catalog.spaces import describe_space
-from search.errors import InvalidArgument, JobFinished, LeaseLost, NotFinite, NotFound, SpaceMismatch
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.spaces import describe_space
+from supernet_registry.search.errors import InvalidArgument, JobFinished, LeaseLost, NotFinite, NotFound, SpaceMismatch
+from tests.registry.catalog.catalog_world import OTHER_SPACE, StandingClock, World, epoch, weights
 
 SCRATCH = SourceDecision(transfer_mode=TransferMode.SCRATCH, reason="nothing near")
 

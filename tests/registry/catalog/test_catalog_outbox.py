@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from catalog_world import StandingClock, World, epoch
-
-from registry.catalog.outbox import MlflowRun, MlflowVersion
+from supernet_registry.registry.catalog.outbox import MlflowRun, MlflowVersion
+from tests.registry.catalog.catalog_world import StandingClock, World, epoch
 
 
 def test_every_visible_change_of_a_job_waits_to_be_published(world: World) -> None:

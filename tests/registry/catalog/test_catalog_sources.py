@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from catalog_world import World
-
-from registry.stored_sources import StoredSources
+from supernet_registry.registry.sources.stored_sources import StoredSources
+from tests.registry.catalog.catalog_world import World
 
 
 def test_stamps_are_of_datasets_with_versions_newest_version_first(world: World) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from catalog_world import SPACE, World, new_id
 
-from clients.resources import LineageEdge, Parent, ParentRole, SourcePolicy, SpaceDescriptor, Supernet
-from registry.catalog.spaces import describe_space
-from search.errors import (
+from supernet_registry.clients.wire.resources import (
+    LineageEdge,
+    Parent,
+    ParentRole,
+    SourcePolicy,
+    SpaceDescriptor,
+    Supernet,
+)
+from supernet_registry.registry.catalog.spaces import describe_space
+from supernet_registry.search.errors import (
     AlreadyExists,
     ETagMismatch,
     InvalidArgument,
@@ -18,6 +24,7 @@ from search.errors import (
     RequestIdReused,
     StillReferenced,
 )
+from tests.registry.catalog.catalog_world import SPACE, World, new_id
 
 DRAFT = Supernet(description="first", search_space=SpaceDescriptor(channels=4), labels={"team": "blue"})
 

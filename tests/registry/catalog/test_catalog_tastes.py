@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from catalog_world import World
-from tasted_world import SCRATCH, SCRATCH_ACCURACY, add_source, finish_job, finish_tasting, measure, taste
 
-from clients.resources import JobEvent, SourceDecision, TransferMode
-from registry.catalog.tastes import TastedJob, Tastes
+from supernet_registry.clients.wire.resources import JobEvent, SourceDecision, TransferMode
+from supernet_registry.registry.catalog.tastes import TastedJob, Tastes
+from tests.registry.catalog.catalog_world import World
+from tests.registry.catalog.tasted_world import (
+    SCRATCH,
+    SCRATCH_ACCURACY,
+    add_source,
+    finish_job,
+    finish_tasting,
+    measure,
+    taste,
+)
 
 FAR = 2.5
 

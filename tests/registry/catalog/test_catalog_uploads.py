@@ -10,13 +10,12 @@ from pathlib import Path
 
 import google_crc32c
 import pytest
-from catalog_world import StandingClock, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients.resources import Upload
-from registry.catalog import Catalog
-from search.errors import (
+from supernet_registry.clients.wire.resources import Upload
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.search.errors import (
     DigestMismatch,
     InvalidArgument,
     NotFound,
@@ -24,6 +23,7 @@ from search.errors import (
     WeightsTooLarge,
     WrongOffset,
 )
+from tests.registry.catalog.catalog_world import StandingClock, World
 
 DATA = random.Random(0).randbytes(5000)
 NAME = f"blobs/{hashlib.sha256(DATA).hexdigest()}"

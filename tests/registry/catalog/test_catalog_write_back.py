@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalog_world import OTHER_SPACE, World, weights
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     JobEvent,
     JobState,
     Metrics,
@@ -21,8 +20,8 @@ from clients.resources import (
     SupernetVersion,
     TransferMode,
 )
-from registry.catalog import Catalog
-from search.errors import (
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.search.errors import (
     BlobCorrupt,
     DimensionMismatch,
     InvalidArgument,
@@ -34,6 +33,7 @@ from search.errors import (
     UnsafeWeights,
     WeightsTooLarge,
 )
+from tests.registry.catalog.catalog_world import OTHER_SPACE, World, weights
 
 
 def test_a_result_becomes_the_head_with_everything_filled_in(world: World) -> None:

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from catalog_world import EMBEDDING_ID, World, sketch
 
-from registry.catalog import Catalog
-from registry.catalog.embeddings import Renewal
-from registry.index import EmbeddingIndex
-from registry.reembedding import CurrentEmbeddings
-from registry.schema import datasets
-from search.errors import NotFinite, NotFound
-from search.similarity import EMBEDDING_DIMENSION, embed, embedding_id
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.embeddings import Renewal
+from supernet_registry.registry.index.embedding_index import EmbeddingIndex
+from supernet_registry.registry.index.reembedding import CurrentEmbeddings
+from supernet_registry.registry.storage.schema import datasets
+from supernet_registry.search.errors import NotFinite, NotFound
+from supernet_registry.search.similarity import EMBEDDING_DIMENSION, embed, embedding_id
+from tests.registry.catalog.catalog_world import EMBEDDING_ID, World, sketch
 
 ROOT = Path(__file__).parents[3]
 ENCODER = "e"
@@ -192,10 +192,10 @@ def test_servers_of_two_releases_do_not_overwrite_each_other_for_ever(world: Wor
 RENEW_ONE_BY_ONE = """
 import sys
 from pathlib import Path
-from registry.catalog import Catalog
-from registry.reembedding import CurrentEmbeddings
-from registry.settings import Settings
-from search.similarity import embedding_id
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.index.reembedding import CurrentEmbeddings
+from supernet_registry.registry.settings import Settings
+from supernet_registry.search.similarity import embedding_id
 
 catalog = Catalog.open(Settings(data_dir=Path(sys.argv[1]), database_url=sys.argv[2]))
 embeddings = CurrentEmbeddings(catalog.datasets, encoder_id="e", embedding_id=embedding_id("e", 3))
@@ -209,7 +209,7 @@ def test_sigkill_in_the_middle_is_harmless(world: World, database_url: str, tmp_
     """Every dataset has its old embedding or the new one, with the id that belongs to it; the next server goes on."""
     names = [world.dataset(seed, with_images=False).name for seed in range(12)]
     old = {name: world.catalog.datasets.embedding(name)[1] for name in names}
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")])}
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-c", RENEW_ONE_BY_ONE, str(tmp_path / "data"), database_url]
     with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clients.resources import EpochMetrics, JobState, Phase, TasteResult
-from clients.stream_results import StreamResult, StreamRow
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Run
+from supernet_registry.clients.streams.results import StreamResult, StreamRow
+from supernet_registry.clients.wire.resources import EpochMetrics, JobState, Phase, TasteResult
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Run
 
 __all__ = ["epochs", "made_up_runs", "row", "run"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_search import write_tiny_dataset
+
+from tests.tiny_search import write_tiny_dataset
 
 ROOT = Path(__file__).parents[3]
 TINY = ["--channels", "4", "--epochs", "1", "--child-epochs", "1", "--batch-size", "16"]
@@ -28,7 +29,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(*words: object) -> tuple[int, Any, str]:
     """Exit code, JSON of standard output, standard error."""
-    command = [sys.executable, "-m", "registry.cli", "evaluate", *map(str, words), "--json"]
+    command = [sys.executable, "-m", "supernet_registry.registry.cli", "evaluate", *map(str, words), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 

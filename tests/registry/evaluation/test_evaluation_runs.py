@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_search import tiny_space, write_tiny_dataset
 
-from clients.resources import DatasetMap
-from registry.evaluation.plan import SHUFFLED, Folder, Plan, Unit
-from registry.evaluation.policies import Policy
-from registry.evaluation.runner import run_units
-from search.errors import InvalidArgument, NotFound
+from supernet_registry.clients.wire.resources import DatasetMap
+from supernet_registry.registry.evaluation.plan import SHUFFLED, Folder, Plan, Unit
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.runner import run_units
+from supernet_registry.search.errors import InvalidArgument, NotFound
+from tests.tiny_search import tiny_space, write_tiny_dataset
 
 ROOT = Path(__file__).parents[3]
 SEARCH = {"epochs": 2, "child_epochs": 1, "batch_size": 16, "space": tiny_space().to_json()}
@@ -112,8 +112,9 @@ def test_an_evaluation_that_is_killed_goes_on_and_leaves_nobody_behind(tasks: Pa
     """SIGKILL in the middle of a stream; a second call finds the first one's jobs."""
     out = tmp_path / "evaluation"
     program = (
-        "import sys; from pathlib import Path; from registry.evaluation.runner import run_units\n"
-        "from registry.evaluation.plan import Folder, Plan; from registry.evaluation.policies import Policy\n"
+        "import sys; from pathlib import Path; from supernet_registry.registry.evaluation.runner import run_units\n"
+        "from supernet_registry.registry.evaluation.plan import Folder, Plan\n"
+        "from supernet_registry.registry.evaluation.policies import Policy\n"
         f"plan = Plan(tasks=Path({str(tasks)!r}), streams_file=Path({str(tasks / 'streams.json')!r}), seeds=(0,),\n"
         f"    streams=('short',), policies=(Policy.REGISTRY,), device='cpu', search={SEARCH!r})\n"
         "sys.exit(bool(run_units(Folder(Path(sys.argv[1])), plan, workers=1)))"
@@ -167,7 +168,7 @@ def wait_until(condition: Any, process: subprocess.Popen[bytes] | None) -> None:
 def test_sigterm_ends_all_runs(tasks: Path, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
     program = (
-        "import sys; from pathlib import Path; from registry.evaluation.unit import main\n"
+        "import sys; from pathlib import Path; from supernet_registry.registry.evaluation.unit import main\n"
         "sys.exit(main(['--folder', sys.argv[1], '--stream', 'short', '--policy', 'registry', '--seed', '0']))"
     )
     Folder(out).claim(plan(tasks, Policy.REGISTRY))

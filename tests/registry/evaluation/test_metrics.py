@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.evaluation.metrics import (
+from supernet_registry.registry.evaluation.metrics import (
     average_accuracy,
     backward_transfer,
     bootstrap,
@@ -19,7 +19,7 @@ from registry.evaluation.metrics import (
     median_of_censored,
     origins,
 )
-from search.errors import InvalidArgument
+from supernet_registry.search.errors import InvalidArgument
 
 MATRIX = [[0.5, None, None], [0.75, 0.25, None], [0.25, 0.5, 1.0]]
 

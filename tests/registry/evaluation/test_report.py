@@ -8,14 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_up_runs import made_up_runs, run
 
-from clients.resources import DatasetMap, DatasetPoint, JobState
-from registry.evaluation.checks import checks_of
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Run
-from registry.evaluation.report import write_report
-from registry.evaluation.summary import summarise
+from supernet_registry.clients.wire.resources import DatasetMap, DatasetPoint, JobState
+from supernet_registry.registry.evaluation.checks import checks_of
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Run
+from supernet_registry.registry.evaluation.report import write_report
+from supernet_registry.registry.evaluation.summary import summarise
+from tests.registry.evaluation.made_up_runs import made_up_runs, run
 
 
 class Page(HTMLParser):

@@ -6,14 +6,14 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from made_up_runs import epochs, made_up_runs, row, run
 
-from clients.resources import JobState, TasteResult
-from registry.evaluation.checks import checks_of
-from registry.evaluation.learning import Point, race, search_curve, zero_step_accuracy
-from registry.evaluation.policies import Policy
-from registry.evaluation.records import Run, Summary
-from registry.evaluation.summary import summarise
+from supernet_registry.clients.wire.resources import JobState, TasteResult
+from supernet_registry.registry.evaluation.checks import checks_of
+from supernet_registry.registry.evaluation.learning import Point, race, search_curve, zero_step_accuracy
+from supernet_registry.registry.evaluation.policies import Policy
+from supernet_registry.registry.evaluation.records import Run, Summary
+from supernet_registry.registry.evaluation.summary import summarise
+from tests.registry.evaluation.made_up_runs import epochs, made_up_runs, row, run
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_up_runs import made_up_runs
 from mlflow import MlflowClient
 
-from registry.evaluation.checks import checks_of
-from registry.evaluation.summary import summarise
-from registry.evaluation.tracking import EXPERIMENT, log_evaluation
-from registry.publisher.store import TrackingStore, tracking_store
+from supernet_registry.registry.evaluation.checks import checks_of
+from supernet_registry.registry.evaluation.summary import summarise
+from supernet_registry.registry.evaluation.tracking import EXPERIMENT, log_evaluation
+from supernet_registry.registry.publisher.store import TrackingStore, tracking_store
+from tests.registry.evaluation.made_up_runs import made_up_runs
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

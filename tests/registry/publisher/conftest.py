@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from publisher_life import HangingServer, Life
 
-from registry.catalog import Catalog
-from registry.publisher.drain import Publisher
-from registry.publisher.store import connect, tracking_store
-from registry.settings import Settings
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.publisher.drain import Publisher
+from supernet_registry.registry.publisher.store import connect, tracking_store
+from supernet_registry.registry.settings import Settings
+from tests.registry.publisher.publisher_life import HangingServer, Life
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.numpy import save
 
-from clients.resources import (
+from supernet_registry.clients.wire.resources import (
     Cost,
     Dataset,
     EpochMetrics,
@@ -31,9 +31,9 @@ from clients.resources import (
     TasteResult,
     TransferMode,
 )
-from registry.catalog import Catalog
-from search.similarity.sketch import Sketch
-from search.spaces import make_space
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.search.similarity.sketch import Sketch
+from supernet_registry.search.spaces import make_space
 
 SPACE = make_space(channels=4, cells=1)
 GENOTYPE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"

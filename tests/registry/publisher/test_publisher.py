@@ -17,15 +17,23 @@ from mlflow.protos.databricks_pb2 import (
     REQUEST_LIMIT_EXCEEDED,
     UNAUTHENTICATED,
 )
-from publisher_life import GENOTYPE, SPACE, Life, content, run_of
 from requests import HTTPError, Response
 
-from clients.resources import AbandonOutcome, EpochMetrics, JobError, JobEvent, Metrics, Phase, SupernetVersion
-from registry.catalog import Catalog
-from registry.publisher.drain import Publisher
-from registry.publisher.failures import is_rejection
-from registry.publisher.mapping import event_metrics, version_metrics
-from registry.publisher.store import connect, tracking_store
+from supernet_registry.clients.wire.resources import (
+    AbandonOutcome,
+    EpochMetrics,
+    JobError,
+    JobEvent,
+    Metrics,
+    Phase,
+    SupernetVersion,
+)
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.publisher.drain import Publisher
+from supernet_registry.registry.publisher.failures import is_rejection
+from supernet_registry.registry.publisher.mapping import event_metrics, version_metrics
+from supernet_registry.registry.publisher.store import connect, tracking_store
+from tests.registry.publisher.publisher_life import GENOTYPE, SPACE, Life, content, run_of
 
 # MLflow 3.17's own tables use a loader strategy that SQLAlchemy 2.1 deprecates; the warning comes at their import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from publisher_life import SPACE, Life
 
-from registry.catalog import Catalog
-from registry.publisher.drain import Publisher
-from registry.publisher.store import tracking_store
-from search.child import load_child
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.publisher.drain import Publisher
+from supernet_registry.registry.publisher.store import tracking_store
+from supernet_registry.search.children.child import load_child
+from tests.registry.publisher.publisher_life import SPACE, Life
 from tests.tiny_child import tiny_child
 
 pytestmark = [

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from publisher_life import HangingServer, Life, content, run_of
 
-from registry.catalog import Catalog
-from registry.clock import utc_now
-from registry.publisher.drain import Publisher, Report
-from registry.publisher.store import TrackingStore, connect, tracking_store
-from registry.settings import Settings
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.clock import utc_now
+from supernet_registry.registry.publisher.drain import Publisher, Report
+from supernet_registry.registry.publisher.store import TrackingStore, connect, tracking_store
+from supernet_registry.registry.settings import Settings
+from tests.registry.publisher.publisher_life import HangingServer, Life, content, run_of
 
 # MLflow 3.17's own tables use a loader strategy that SQLAlchemy 2.1 deprecates; the warning comes at their import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from publisher_life import Life, content
 
-from registry import failpoints
-from registry.catalog import Catalog
-from registry.publisher.drain import Publisher
-from registry.publisher.process import Backoff
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.publisher.drain import Publisher
+from supernet_registry.registry.publisher.process import Backoff
+from supernet_registry.registry.storage import failpoints
+from tests.registry.publisher.publisher_life import Life, content
 
 # MLflow 3.17's own tables use a loader strategy that SQLAlchemy 2.1 deprecates; the warning comes at their import.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -27,7 +27,7 @@ POINTS = sorted(point for point in failpoints.POINTS if point.startswith("publis
 def run_once(data_dir: Path, *, failpoint: str = "", then: str = "") -> subprocess.CompletedProcess[str]:
     """One pass in a process and a working folder of its own; its exit code is the publisher's."""
     program = (
-        "import sys; from registry.publisher.process import main\n"
+        "import sys; from supernet_registry.registry.publisher.process import main\n"
         f"code = main(['--data-dir', {str(data_dir)!r}, '--once'])\n"
         f"{then}\nsys.exit(code)\n"
     )
@@ -76,7 +76,7 @@ def test_one_pass_loads_no_torch_and_leaves_no_trace_elsewhere(
 
 def test_it_exits_with_its_parent(catalog: Catalog, data_dir: Path) -> None:
     """A supervisor that is killed leaves no publisher behind."""
-    argv = [sys.executable, "-m", "registry.publisher", "--data-dir", str(data_dir), "--parent-pid"]
+    argv = [sys.executable, "-m", "supernet_registry.registry.publisher", "--data-dir", str(data_dir), "--parent-pid"]
     program = (
         "import os, subprocess, time\n"
         f"child = subprocess.Popen([*{argv!r}, str(os.getpid())], stderr=subprocess.PIPE, text=True)\n"

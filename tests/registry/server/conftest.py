@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from server_tools import GENOTYPE, job_for, weights_blob
 
-from clients.registry_client import RegistryClient
-from clients.resources import Metrics, SupernetVersion
-from search.tasks import ImageDataset
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.wire.resources import Metrics, SupernetVersion
+from supernet_registry.search.tasks import ImageDataset
+from tests.registry.server.server_tools import GENOTYPE, job_for, weights_blob
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import json
 import numpy as np
 from safetensors.numpy import save
 
-from clients.resources import Dataset, SearchJob, SearchSpec, SpaceDescriptor
-from search.spaces import SearchSpace, make_space
-from search.tasks import ImageDataset, dataset_from_arrays
+from supernet_registry.clients.wire.resources import Dataset, SearchJob, SearchSpec, SpaceDescriptor
+from supernet_registry.search.spaces import SearchSpace, make_space
+from supernet_registry.search.tasks import ImageDataset, dataset_from_arrays
 
 SPACE = make_space("nas-bench-201", channels=4, cells=1, resolution=16)
 GENOTYPE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"

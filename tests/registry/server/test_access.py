@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from supernet_registry.v1 import blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
-from registry.server.auth import METHOD_ROLES, Access, Role, check_bind, is_local, new_token
-from search.errors import InvalidArgument, PermissionDenied, Unauthenticated
+from supernet_registry.registry.server.auth import METHOD_ROLES, Access, Role, check_bind, is_local, new_token
+from supernet_registry.search.errors import InvalidArgument, PermissionDenied, Unauthenticated
+from supernet_registry.v1 import blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
 FILES = (blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
 METHODS = [

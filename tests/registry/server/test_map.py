@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from server_tools import make_dataset
 
-from clients.resources import DatasetMap, DatasetPoint
-from registry.dataset_map import MOST_DATASETS
-from search import errors
-from search.similarity import embed, load_encoder, make_sketch
+from supernet_registry.clients.wire.resources import DatasetMap, DatasetPoint
+from supernet_registry.registry.sources.dataset_map import MOST_DATASETS
+from supernet_registry.search import errors
+from supernet_registry.search.similarity import embed, load_encoder, make_sketch
+from tests.registry.server.server_tools import make_dataset
 
 BLENDS = (0.0, 0.3, 0.6, 0.9)
 

@@ -13,17 +13,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from server_tools import GENOTYPE, SPACE, make_dataset
 
-from clients.resources import Metrics, SpaceDescriptor, SupernetVersion
-from clients.resources import ShortlistOutcome as Outcome
-from registry.catalog.datasets import Datasets
-from registry.clock import utc_now
-from registry.nearest import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery, SourceFinder
-from registry.transport_pool import TransportPool
-from registry.transport_solver import solve
-from search import errors
-from search.similarity import load_encoder, make_sketch, otdd
+from supernet_registry.clients.wire.resources import Metrics, SpaceDescriptor, SupernetVersion
+from supernet_registry.clients.wire.resources import ShortlistOutcome as Outcome
+from supernet_registry.registry.catalog.datasets import Datasets
+from supernet_registry.registry.clock import utc_now
+from supernet_registry.registry.sources.finder import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery, SourceFinder
+from supernet_registry.registry.transport.pool import TransportPool
+from supernet_registry.registry.transport.solver import solve
+from supernet_registry.search import errors
+from supernet_registry.search.similarity import load_encoder, make_sketch, otdd
+from tests.registry.server.server_tools import GENOTYPE, SPACE, make_dataset
 
 BLENDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 

@@ -13,18 +13,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server_tools import GENOTYPE, job_for, make_dataset, weights_blob
 
-from clients.registry_client import RegistryClient
-from clients.resources import JobState, Metrics, Supernet, SupernetVersion
-from registry.server.lock import read_server_file
-from search import errors
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.wire.resources import JobState, Metrics, Supernet, SupernetVersion
+from supernet_registry.registry.server.lock import read_server_file
+from supernet_registry.search import errors
+from tests.registry.server.server_tools import GENOTYPE, job_for, make_dataset, weights_blob
 
 
 @contextlib.contextmanager
 def server_process(data_dir: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """A server in a process of its own: (process, address); killed at the end if it still runs."""
-    argv = [sys.executable, "-m", "registry.server", "--data-dir", str(data_dir), "--address", "127.0.0.1:0", *options]
+    argv = [
+        sys.executable,
+        "-m",
+        "supernet_registry.registry.server",
+        "--data-dir",
+        str(data_dir),
+        "--address",
+        "127.0.0.1:0",
+        *options,
+    ]
     with (data_dir.parent / "server.log").open("ab") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log)
     try:
@@ -118,7 +127,8 @@ def test_a_server_leaves_when_its_supervisor_was_killed(tmp_path):
     """The one who would stop it is gone; nobody else would."""
     start = (
         "import subprocess, sys, os, time\n"
-        f"argv = [sys.executable, '-m', 'registry.server', '--data-dir', {str(tmp_path / 'registry')!r},\n"
+        "argv = [sys.executable, '-m', 'supernet_registry.registry.server',\n"
+        f"        '--data-dir', {str(tmp_path / 'registry')!r},\n"
         "        '--address', '127.0.0.1:0', '--parent-pid', str(os.getpid())]\n"
         "subprocess.Popen(argv, start_new_session=True)\n"
         "time.sleep(600)\n"
@@ -150,7 +160,14 @@ def is_running(pid: int) -> bool:
     ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path, options, code, words):
-    argv = [sys.executable, "-m", "registry.server", "--data-dir", str(tmp_path / "registry"), *options]
+    argv = [
+        sys.executable,
+        "-m",
+        "supernet_registry.registry.server",
+        "--data-dir",
+        str(tmp_path / "registry"),
+        *options,
+    ]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert ended.returncode == code
     assert words in ended.stderr
@@ -161,10 +178,10 @@ SERVE_AND_LOOK = """
 import sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from server_tools import make_dataset
-from clients.registry_client import RegistryClient
-from registry.server.thread import ServerThread
-from registry.settings import Settings
+from tests.registry.server.server_tools import make_dataset
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.registry.server.thread import ServerThread
+from supernet_registry.registry.settings import Settings
 with ServerThread(Settings(data_dir=Path({data_dir!r}), address="127.0.0.1:0")) as server:
     with RegistryClient(server.address) as client:
         stored = client.register_dataset(make_dataset(1))

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 import sqlalchemy as sa
-from server_tools import make_dataset
 
-from clients.registry_client import RegistryClient
-from registry.database import open_database
-from registry.schema import datasets
-from registry.server.thread import ServerThread
-from registry.settings import Settings
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.registry.server.thread import ServerThread
+from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage.database import open_database
+from supernet_registry.registry.storage.schema import datasets
+from tests.registry.server.server_tools import make_dataset
 
 
 def test_datasets_come_back_into_the_index_after_an_upgrade_of_the_embedding(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from clients.registry_client import RegistryClient
-from clients.resources import Supernet
-from registry.cli import app, run
-from registry.server.auth import Access, Role
-from registry.server.lock import read_server_file
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.wire.resources import Supernet
+from supernet_registry.registry.cli import app, run
+from supernet_registry.registry.server.auth import Access, Role
+from supernet_registry.registry.server.lock import read_server_file
 
-COMMAND = [sys.executable, "-m", "registry.cli"]
+COMMAND = [sys.executable, "-m", "supernet_registry.registry.cli"]
 
 
 @contextlib.contextmanager
@@ -133,7 +133,7 @@ def test_a_light_install_says_which_extra_a_command_lacks(arguments):
     script = (
         "import sys\n"
         "for name in ('sqlalchemy', 'pydantic_settings', 'alembic', 'faiss', 'torch'): sys.modules[name] = None\n"
-        "from registry.cli import app, run\n"
+        "from supernet_registry.registry.cli import app, run\n"
         f"assert run(app, ['--help']) == 0\nsys.exit(run(app, {arguments!r}))\n"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

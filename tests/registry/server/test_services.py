@@ -9,15 +9,11 @@ import threading
 import grpc
 import numpy as np
 import pytest
-from server_tools import GENOTYPE, job_for, make_dataset, weights_blob
-from supernet_registry.v1 import datasets_pb2 as pb
-from supernet_registry.v1.datasets_pb2 import CreateDatasetRequest
-from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceStub
 
-from clients._prepare import dataset_record
-from clients.convert import to_proto
-from clients.registry_client import RegistryClient
-from clients.resources import (
+from supernet_registry.clients.prepare import dataset_record
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     EpochMetrics,
     JobEvent,
@@ -27,10 +23,14 @@ from clients.resources import (
     Supernet,
     SupernetVersion,
 )
-from registry.server.thread import ServerThread
-from registry.settings import Settings
-from search import errors
-from search.similarity import load_encoder, make_sketch
+from supernet_registry.registry.server.thread import ServerThread
+from supernet_registry.registry.settings import Settings
+from supernet_registry.search import errors
+from supernet_registry.search.similarity import load_encoder, make_sketch
+from supernet_registry.v1 import datasets_pb2 as pb
+from supernet_registry.v1.datasets_pb2 import CreateDatasetRequest
+from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceStub
+from tests.registry.server.server_tools import GENOTYPE, job_for, make_dataset, weights_blob
 
 MIB = 2**20
 

@@ -14,18 +14,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server_tools import GENOTYPE, job_for, make_dataset
-from supernet_registry.v1 import blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
-from clients._prepare import dataset_record
-from clients.convert import to_proto
-from clients.registry_client import RegistryClient
-from clients.resources import Dataset, Supernet
-from registry.server import auth, rpc
-from registry.server.thread import ServerThread
-from registry.settings import Settings
-from search import errors
-from search.similarity import load_encoder, make_sketch
+from supernet_registry.clients.prepare import dataset_record
+from supernet_registry.clients.registry_client import RegistryClient
+from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.resources import Dataset, Supernet
+from supernet_registry.registry.server import auth, rpc
+from supernet_registry.registry.server.thread import ServerThread
+from supernet_registry.registry.settings import Settings
+from supernet_registry.search import errors
+from supernet_registry.search.similarity import load_encoder, make_sketch
+from supernet_registry.v1 import blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
+from tests.registry.server.server_tools import GENOTYPE, job_for, make_dataset
 
 FILES = (blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
 METHODS = [

@@ -10,9 +10,9 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from sqlalchemy.exc import OperationalError
 
-from registry.server.status import as_registry_error, grpc_code, to_status, trailing_metadata
-from search import errors
-from search.errors import InvalidArgument, SupernetRegistryError
+from supernet_registry.registry.server.status import as_registry_error, grpc_code, to_status, trailing_metadata
+from supernet_registry.search import errors
+from supernet_registry.search.errors import InvalidArgument, SupernetRegistryError
 
 
 def details_of(status):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.tasks import ImageDataset, load_dataset
+from supernet_registry.search.tasks import ImageDataset, load_dataset
 
 ROOT = Path(__file__).parents[3]
 SHARED_TASKS = ROOT.parent / "shared" / "tasks"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.similarity import Sketch
+from supernet_registry.search.similarity import Sketch
 
 __all__ = ["random_sketch", "reordered"]
 

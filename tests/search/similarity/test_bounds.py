@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_sketches import random_sketch
 
-from search.similarity import Sketch, TransportProblem, load_encoder, lower_bound, make_sketch, otdd
-from search.similarity.bounds import bures_wasserstein_bound
-from search.similarity.class_gaussians import ClassGaussians, bures_wasserstein
-from search.tasks import ImageDataset
+from supernet_registry.search.similarity import Sketch, TransportProblem, load_encoder, lower_bound, make_sketch, otdd
+from supernet_registry.search.similarity.bounds import bures_wasserstein_bound
+from supernet_registry.search.similarity.class_gaussians import ClassGaussians, bures_wasserstein
+from supernet_registry.search.tasks import ImageDataset
+from tests.search.similarity.small_sketches import random_sketch
 
 SEEDS = st.integers(0, 10_000)
 SCALES = st.sampled_from([1e-6, 1e-3, 1.0, 1e3])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.similarity.class_gaussians import ClassGaussians, bures_wasserstein, squared_distances
+from supernet_registry.search.similarity.class_gaussians import ClassGaussians, bures_wasserstein, squared_distances
 
 SEEDS = st.integers(0, 10_000)
 

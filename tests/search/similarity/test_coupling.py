@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from search.similarity.coupling import exact_plan, feasible_potentials
+from supernet_registry.search.similarity.coupling import exact_plan, feasible_potentials
 
 SEEDS = st.integers(0, 10_000)
 

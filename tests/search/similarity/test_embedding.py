@@ -10,11 +10,19 @@ import numpy as np
 import ot
 import pytest
 from scipy.stats import spearmanr
-from small_sketches import random_sketch, reordered
 
-from search.similarity import EMBEDDING_DIMENSION, Sketch, embed, embedding_id, load_encoder, make_sketch, otdd
-from search.similarity import embedding as module
-from search.tasks import Derivation, ImageDataset, Split, derive
+from supernet_registry.search.similarity import (
+    EMBEDDING_DIMENSION,
+    Sketch,
+    embed,
+    embedding_id,
+    load_encoder,
+    make_sketch,
+    otdd,
+)
+from supernet_registry.search.similarity import embedding as module
+from supernet_registry.search.tasks import Derivation, ImageDataset, Split, derive
+from tests.search.similarity.small_sketches import random_sketch, reordered
 
 Shipped = Callable[[str], ImageDataset]
 
@@ -107,7 +115,7 @@ def test_the_embedding_id_is_fixed_and_differs_between_encoders_and_dimensions()
 
 @pytest.mark.shared_tasks
 def test_it_tracks_the_distance_on_all_benchmark_tasks(shared_tasks: dict[str, ImageDataset]) -> None:
-    """All pairs of a third of the tasks, small sketches; `benchmarks/similarity.py` measures the whole."""
+    """All pairs of a third of the tasks, small sketches; `benchmarks/similarity/similarity.py` measures the whole."""
     sketches = [make_sketch(task, load_encoder(), size=96) for task in list(shared_tasks.values())[::3]]
     vectors = [embed(sketch) for sketch in sketches]
     pairs = list(combinations(range(len(sketches)), 2))

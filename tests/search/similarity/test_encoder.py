@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.errors import InvalidArgument, UnsafeWeights
-from search.similarity import encoder as encoder_module
-from search.similarity import load_encoder
+from supernet_registry.search.errors import InvalidArgument, UnsafeWeights
+from supernet_registry.search.similarity import load_encoder
+from supernet_registry.search.similarity.encoders import base as encoder_module
 
 
 def images(n: int = 5, h: int = 28, w: int = 28, c: int = 1, seed: int = 0) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_another_process_without_torch_computes_the_same_bytes() -> None:
     program = """
 import hashlib, sys
 import numpy as np
-from search.similarity import load_encoder
+from supernet_registry.search.similarity import load_encoder
 images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), dtype=np.uint8)
 features = load_encoder().encode(images)
 assert not {"torch", "scipy"} & set(sys.modules)

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
-from small_sketches import random_sketch
 
-from search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
-from search.similarity import DEFAULT_SKETCH_SIZE, Sketch, load_encoder, make_sketch, otdd
-from search.similarity.moment_points import moment_points
-from search.similarity.sketch import FACTOR_RANK, MIN_CLASS_IMAGES, SHRINKAGE_IMAGES
-from search.tasks import Derivation, ImageDataset, derive
+from supernet_registry.search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
+from supernet_registry.search.similarity import DEFAULT_SKETCH_SIZE, Sketch, load_encoder, make_sketch, otdd
+from supernet_registry.search.similarity.moment_points import moment_points
+from supernet_registry.search.similarity.sketch import FACTOR_RANK, MIN_CLASS_IMAGES, SHRINKAGE_IMAGES
+from supernet_registry.search.tasks import Derivation, ImageDataset, derive
+from tests.search.similarity.small_sketches import random_sketch
 
 Shipped = Callable[[str], ImageDataset]
 
@@ -182,7 +182,7 @@ def test_moments_of_few_images_are_refused(shipped: Shipped) -> None:
 @given(counts=st.lists(st.integers(1, 500), min_size=2, max_size=40), size=st.integers(2, 600))
 def test_shares_are_proportional_and_complete(counts: list[int], size: int) -> None:
     """Every class gets at least one and at most what it has, all points are given out, in proportion."""
-    from search.similarity.sketch import _shares
+    from supernet_registry.search.similarity.sketch import _shares
 
     array = np.array(counts)
     quota = _shares(array, size)

@@ -14,14 +14,15 @@ pytest.importorskip("torch")
 
 import torch
 
-from search.data import Normalisation, load_data, make_generator
-from search.errors import InvalidArgument, NotFinite, UnsafeWeights
-from search.evaluation import calibrate, collect_features
-from search.recipe import Recipe
-from search.serialization import save_weights
-from search.similarity import load_encoder, make_sketch
-from search.spaces import make_space
-from search.supernet import Network
+from supernet_registry.search.errors import InvalidArgument, NotFinite, UnsafeWeights
+from supernet_registry.search.networks.inputs import Normalisation
+from supernet_registry.search.networks.stored import save_weights
+from supernet_registry.search.networks.supernet import Network
+from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.similarity import load_encoder, make_sketch
+from supernet_registry.search.spaces import make_space
+from supernet_registry.search.training.data import load_data, make_generator
+from supernet_registry.search.training.evaluation import calibrate, collect_features
 from tests.tiny_search import tiny_dataset, tiny_space
 
 
@@ -124,5 +125,5 @@ def test_a_supernet_with_more_features_than_a_sketch_holds_is_refused(tmp_path: 
 
 
 def test_the_module_is_imported_without_torch() -> None:
-    program = "import search.similarity.supernet_encoder, sys; assert 'torch' not in sys.modules"
+    program = "import supernet_registry.search.similarity.encoders.supernet, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_transport import cost_matrix, gaussian_distance, otdd_value, sample_gaussians
 from scipy.optimize import linear_sum_assignment
-from small_sketches import random_sketch, reordered
 
-from search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument, NotFinite, SupernetRegistryError
-from search.similarity import Sketch, lower_bound, otdd, otdd_samples, sampling_floor
-from search.similarity.transport import label_distances
+from supernet_registry.search.errors import (
+    DimensionMismatch,
+    EncoderMismatch,
+    InvalidArgument,
+    NotFinite,
+    SupernetRegistryError,
+)
+from supernet_registry.search.similarity import Sketch, lower_bound, otdd, otdd_samples, sampling_floor
+from supernet_registry.search.similarity.transport import label_distances
+from tests.search.similarity.reference_transport import cost_matrix, gaussian_distance, otdd_value, sample_gaussians
+from tests.search.similarity.small_sketches import random_sketch, reordered
 
 SEEDS = st.integers(0, 10_000)
 
@@ -246,9 +252,9 @@ def test_transport_and_embedding_import_no_torch() -> None:
     """POT would import torch, which must not meet FAISS in the server."""
     program = (
         "import sys, numpy as np\n"
-        "from search.similarity import load_encoder, make_sketch, otdd, embed, lower_bound\n"
+        "from supernet_registry.search.similarity import load_encoder, make_sketch, otdd, embed, lower_bound\n"
         "assert not {'ot', 'torch', 'scipy'} & set(sys.modules), 'at import'\n"
-        "from search.tasks import dataset_from_arrays\n"
+        "from supernet_registry.search.tasks import dataset_from_arrays\n"
         "x = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)\n"
         "sketch = make_sketch(dataset_from_arrays(x, np.arange(40) % 2), load_encoder())\n"
         "other = make_sketch(dataset_from_arrays(255 - x, np.arange(40) % 2), load_encoder())\n"

@@ -1,0 +1,1 @@
+"""Benchmarks: every claim of speed or quality, to be measured again."""

@@ -1,0 +1,1 @@
+"""Streams of tasks through the real service."""

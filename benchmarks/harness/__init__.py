@@ -1,0 +1,1 @@
+"""What every benchmark shares: command line, runs, comparisons, reports."""

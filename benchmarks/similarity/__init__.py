@@ -1,0 +1,1 @@
+"""Encoders, sketches, transport, index and query."""

@@ -1,0 +1,1 @@
+"""How it travels: calls, connection, retries, watches, blobs."""

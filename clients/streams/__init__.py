@@ -1,0 +1,1 @@
+"""Continual task streams: description, runner, results."""

@@ -1,0 +1,1 @@
+"""Running a leased job: attempts, leases, and one file a kind of work."""

@@ -1,0 +1,1 @@
+"""The index of embeddings in FAISS, rebuilt from the catalog."""

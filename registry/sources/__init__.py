@@ -1,0 +1,1 @@
+"""Which stored version a search should start from."""

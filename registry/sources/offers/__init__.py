@@ -1,0 +1,1 @@
+"""Where candidates come from besides the shortlist: one file an offer."""

@@ -1,0 +1,1 @@
+"""What the registry predicts of a candidate: one file a signal."""

@@ -1,0 +1,1 @@
+"""What is durable: database, schema, migrations, blobs, failpoints."""

@@ -1,0 +1,1 @@
+"""Exact transports in processes of their own."""

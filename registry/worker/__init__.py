@@ -1,0 +1,1 @@
+"""The worker process: searches one job at a time, as a gRPC client."""

@@ -1,0 +1,1 @@
+"""What one uses: child networks, their cost, predictions and exports."""

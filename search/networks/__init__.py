@@ -1,0 +1,1 @@
+"""Modules: the supernet, its operations, and how stored tensors become networks."""

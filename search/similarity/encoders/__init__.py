@@ -1,0 +1,1 @@
+"""Encoders: fixed maps from images to feature vectors, one file each."""

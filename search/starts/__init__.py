@@ -1,0 +1,1 @@
+"""Where a search begins: transfer, prototype heads, the taste."""

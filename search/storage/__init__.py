@@ -1,0 +1,2 @@
+"""Bytes of weights, sketches, images and checkpoints: one container, checked before anything is allocated. Imports no
+torch."""

@@ -1,0 +1,1 @@
+"""The one training loop, its strategies, and what a step needs."""

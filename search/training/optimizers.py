@@ -1,0 +1,58 @@
+"""The optimiser of the weights: made from a recipe, given gradients, stored and brought back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet_registry.search.recipe import Recipe
+
+__all__ = ["load_optimizer_state", "make_optimizer", "optimizer_state", "set_gradients", "set_rates"]
+
+
+def make_optimizer(
+    weights: list[nn.Parameter], recipe: Recipe, *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser of the weights."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=learning_rate, momentum=recipe.momentum, weight_decay=weight_decay)
+    # Fused: one kernel for all tensors; a supernet has hundreds of small ones.
+    return torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def set_gradients(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Hand the optimiser its gradients; None for parameters that it is to pass over."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None or gradient.stride() == parameter.stride():
+            parameter.grad = gradient
+        else:  # fused optimisers walk parameter and gradient side by side and want them laid out alike
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, *, learning_rate: float, weight_decay: float) -> None:
+    """Of the steps that follow."""
+    for group in optimizer.param_groups:
+        group["lr"], group["weight_decay"] = learning_rate, weight_decay
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Per-parameter state only: settings come from the recipe, the learning rate from the step."""
+    return {str(number): dict(values) for number, values in optimizer.state_dict()["state"].items()}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on where `optimizer_state` was taken."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    fused = optimizer.defaults.get("fused", False)
+    optimizer.state.clear()  # a state from before the first step holds nothing, and must leave nothing
+    for number, values in state.items():
+        parameter = parameters[int(number)]
+        steps_on = parameter.device if fused else torch.device("cpu")  # where the optimiser keeps its step count
+        # Laid out as the parameter is: a loaded tensor is contiguous, the parameter may be channels_last.
+        optimizer.state[parameter] = {
+            key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.to(steps_on)
+            for key, value in values.items()
+        }

@@ -1,0 +1,1 @@
+"""Supernet Registry: architecture searches that start from what earlier ones learnt."""
