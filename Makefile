@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= demo-data
 SEEDS ?= 3
+MARKDOWN := README.md CHANGELOG.md docs
 # Two spinning OpenMP threads on a shared machine are slower than one: wait passively.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -25,15 +26,17 @@ demo: setup  ## run a stream of real tasks through the whole service (DATA=demo-
 test: setup  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-lint: setup  ## ruff, mypy --strict, buf lint
+lint: setup  ## ruff, mypy --strict, buf lint, Markdown
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/buf lint
+	$(BIN)/mdformat --check $(MARKDOWN)
 
-format: setup  ## let ruff format and fix
+format: setup  ## let ruff and mdformat format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/mdformat $(MARKDOWN)
 
 protos: setup  ## regenerate the Python of the wire contract
 	$(BIN)/python protos/generate.py
