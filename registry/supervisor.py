@@ -1,14 +1,14 @@
 """`supernet-registry serve`: server, workers and publisher as children of one process that keeps them alive.
 
-    supervisor ─┬─ python -m supernet_registry.registry.server      torch-free; FAISS, transport, database
-                ├─ python -m supernet_registry.registry.worker      torch; one search at a time; N of them
-                └─ python -m supernet_registry.registry.publisher   MLflow
+    supervisor ─┬─ python -P -m supernet_registry.registry.server      torch-free; FAISS, transport, database
+                ├─ python -P -m supernet_registry.registry.worker      torch; one search at a time; N of them
+                └─ python -P -m supernet_registry.registry.publisher   MLflow
 
-Children are started by `subprocess` with a clean argv in sessions of their own, so that Ctrl-C reaches only the
-supervisor, which then drains in order: workers hand in their checkpoints while the server still answers, then the
-others stop. A child that crashes is started again with a growing pause; one that says it cannot run (a missing
-package, a wrong option) is not. Children watch their parent: if the supervisor itself is killed, they leave by
-themselves.
+Children are started by `subprocess` with a clean argv (`python_module`) in sessions of their own, so that Ctrl-C
+reaches only the supervisor, which then drains in order: workers hand in their checkpoints while the server still
+answers, then the others stop. A child that crashes is started again with a growing pause; one that says it cannot run
+(a missing package, a wrong option) is not. Children watch their parent: if the supervisor itself is killed, they leave
+by themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from supernet_registry.registry.publisher.store import tracking_store
+from supernet_registry.registry.python_module import python_module
 from supernet_registry.registry.server.lock import read_server_file
 from supernet_registry.registry.settings import Settings
 from supernet_registry.search.errors import InvalidArgument, SupernetRegistryError, Unavailable
@@ -202,12 +202,12 @@ class Supervisor:
         )
 
     def _server_argv(self, address: str) -> list[str]:
-        return _module(
+        return python_module(
             "supernet_registry.registry.server", "--data-dir", str(self._data_dir), "--address", address, *_PARENT
         )
 
     def _worker_argv(self, address: str) -> list[str]:
-        return _module(
+        return python_module(
             "supernet_registry.registry.worker",
             "--address",
             address,
@@ -219,7 +219,9 @@ class Supervisor:
     def _publisher_argv(self) -> list[str]:
         uri = self._options.settings.mlflow_tracking_uri
         where = () if uri is None else ("--tracking-uri", uri)
-        return _module("supernet_registry.registry.publisher", "--data-dir", str(self._data_dir), *where, *_PARENT)
+        return python_module(
+            "supernet_registry.registry.publisher", "--data-dir", str(self._data_dir), *where, *_PARENT
+        )
 
     # Keeping alive ---------------------------------------------------------------------------------------------------
 
@@ -298,10 +300,6 @@ _PID = "{pid}"
 _PARENT = ("--parent-pid", _PID)
 _NUMERIC_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POT_BACKEND_DISABLE_PYTORCH": "1"}
 """The server's parallelism comes from concurrent requests."""
-
-
-def _module(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", name, *arguments]
 
 
 def _worker_environment(workers: int) -> dict[str, str]:

@@ -46,7 +46,7 @@ WINGS = {
         cli
     """,
     "registry": """
-        clock lru settings
+        clock lru python_module settings
         storage
         catalog
         index transport
@@ -213,6 +213,7 @@ BANNED_NAMES = {
     r"allow_pickle\s*=\s*True": "runs code from the file",
     r"\bos\.fork\b|preexec_fn|get_context\(.fork.\)": "gRPC and CUDA do not survive a fork",
     r"(?<![\w.])(eval|exec)\(": "runs code from strings",
+    r"sys\.executable(?!, '-P')": "`python_module` starts processes: the working directory must not be on their path",
     r"mlflow\.(log_|set_|start_run|register_model)": "MlflowClient only, never the fluent API",
 }
 

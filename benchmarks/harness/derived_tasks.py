@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from supernet_registry.search._determinism import random_order
-from supernet_registry.search.tasks import Derivation, ImageDataset, Split, derive
+from supernet_registry.search.tasks import ImageDataset, Split, TaskDerivation, derive
 from supernet_registry.search.tasks.derivation import Transform
 
 __all__ = ["DerivedTask", "derived_tasks", "with_merged_classes"]
@@ -45,15 +45,15 @@ def with_merged_classes(task: ImageDataset, seed: int) -> ImageDataset:
     return ImageDataset(task.name, splits["train"], splits["val"], splits["test"], names)
 
 
-def _derivations(task: ImageDataset, index: int, seed: int) -> Iterator[tuple[str, Derivation]]:
+def _derivations(task: ImageDataset, index: int, seed: int) -> Iterator[tuple[str, TaskDerivation]]:
     order = [int(c) for c in random_order(task.n_classes, "halves", seed, task.name)]
     half = task.n_classes // 2
     if half >= 2:  # disjoint
-        yield "half 1", Derivation(classes=tuple(sorted(order[:half])))
-        yield "half 2", Derivation(classes=tuple(sorted(order[half:])))
+        yield "half 1", TaskDerivation(classes=tuple(sorted(order[:half])))
+        yield "half 2", TaskDerivation(classes=tuple(sorted(order[half:])))
     fewest = int(task.train.class_counts(task.n_classes).min())
-    yield "few", Derivation(n_train=max(5, fewest // 4), seed=seed)
+    yield "few", TaskDerivation(n_train=max(5, fewest // 4), seed=seed)
     for step in range(2):
         transform = TRANSFORMS[(2 * index + step + seed) % len(TRANSFORMS)]
-        yield transform, Derivation(transform=transform, seed=seed)
-    yield "random", Derivation(labels="random", seed=seed)
+        yield transform, TaskDerivation(transform=transform, seed=seed)
+    yield "random", TaskDerivation(labels="random", seed=seed)

@@ -35,7 +35,7 @@ from supernet_registry.search.similarity import Sketch, load_encoder, make_sketc
 from supernet_registry.search.spaces import SearchSpace, make_space
 from supernet_registry.search.starts import taste as taste_module
 from supernet_registry.search.starts.setup import SearchSetup
-from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
 from supernet_registry.search.training.data import load_data
 from supernet_registry.search.training.devices import pick_device
 from supernet_registry.search.training.evaluation import calibrate, collect_logits, score_logits
@@ -58,11 +58,11 @@ class Step:
 
     def load(self, tasks: Path, repetition: int) -> ImageDataset:
         """The images of one repetition."""
-        derivation = Derivation(
+        derivation = TaskDerivation(
             n_train=self.n_train,
             n_val=self.n_val,
             seed=self.seed + repetition,
-            transform=self.transform,  # type: ignore[arg-type]  # Derivation itself checks the value
+            transform=self.transform,  # type: ignore[arg-type]  # TaskDerivation itself checks the value
             labels=self.labels,  # type: ignore[arg-type]
         )
         return derive(load_dataset(tasks / f"{self.task}.npz"), derivation)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.report import Check, Section, print_table
 from supernet_registry.search.similarity import Encoder, Sketch, make_sketch, otdd
-from supernet_registry.search.tasks import Derivation, derive, load_dataset
+from supernet_registry.search.tasks import TaskDerivation, derive, load_dataset
 
 __all__ = ["Figures", "SketchCache", "evaluate"]
 
@@ -129,7 +129,7 @@ class SketchCache:
         """The sketch of a step; a repetition adds its number to the step's seed."""
         fields = {name: step.get(name) for name in ("n_train", "n_val", "transform", "labels")}
         classes = tuple(step["classes"]) if step.get("classes") else None
-        derivation = Derivation(**fields, classes=classes, seed=step["seed"] + repetition)
+        derivation = TaskDerivation(**fields, classes=classes, seed=step["seed"] + repetition)
         key = f"{step['task']} {derivation}"
         if key not in self._known:
             dataset = derive(load_dataset(self.tasks / f"{step['task']}.npz"), derivation)

@@ -32,7 +32,7 @@ from benchmarks.harness.report import Check, Options, Section, print_table
 from benchmarks.similarity.encoder_transfer import Figures, SketchCache, evaluate
 from benchmarks.similarity.other_encoders import RandomConvEncoder, RawEncoder, ScatteringEncoder
 from supernet_registry.search.similarity import Encoder, Sketch, load_encoder, make_sketch, otdd
-from supernet_registry.search.tasks import Derivation, ImageDataset, dataset_from_arrays, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, dataset_from_arrays, derive, load_dataset
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "examples" / "tasks"
@@ -105,7 +105,7 @@ def train_generalist(*, quick: bool) -> Path:
 def few_images(dataset: ImageDataset, images: int) -> ImageDataset:
     """About so many training images, a quarter as many for validation."""
     per_class = max(4, images // dataset.n_classes)
-    return derive(dataset, Derivation(n_train=per_class, n_val=max(2, per_class // 4)))
+    return derive(dataset, TaskDerivation(n_train=per_class, n_val=max(2, per_class // 4)))
 
 
 def side_by_side(datasets: Sequence[ImageDataset]) -> ImageDataset:

@@ -28,7 +28,7 @@ from supernet_registry.search.similarity import (
     otdd_samples,
 )
 from supernet_registry.search.similarity.class_gaussians import ClassGaussians, bures_wasserstein
-from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
 
 Floats = NDArray[np.float64]
 
@@ -128,7 +128,7 @@ def few_images(tasks: Mapping[str, ImageDataset], encoder: Encoder) -> dict[str,
     for name, task in tasks.items():
         if task.n_classes < MANY_CLASSES:
             continue
-        part = derive(task, Derivation(n_train=FEW))
+        part = derive(task, TaskDerivation(n_train=FEW))
         whole, raw = (
             ClassGaussians.of_samples(
                 encoder.encode(data.train.images).astype(np.float64),

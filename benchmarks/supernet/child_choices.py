@@ -36,7 +36,7 @@ from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.spaces import Genotype, family_of, make_space
 from supernet_registry.search.starts.setup import SearchSetup
-from supernet_registry.search.tasks import Derivation, ImageDataset, Split, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, Split, TaskDerivation, derive, load_dataset
 from supernet_registry.search.training.data import Data, load_data, make_generator
 from supernet_registry.search.training.evaluation import Score, calibrate, collect_logits, score_logits
 from supernet_registry.search.training.loop import Loop, Plan
@@ -89,7 +89,7 @@ BANNED = {"convolutions only": ["skip_connect", "avg_pool_3x3", "max_pool_3x3"]}
 
 def held_out(task: ImageDataset, n_train: int, n_val: int, seed: int) -> ImageDataset:
     """A draw of a task, whose test split is made of training images that were not drawn."""
-    drawn = derive(task, Derivation(n_train=n_train, n_val=n_val, seed=seed))
+    drawn = derive(task, TaskDerivation(n_train=n_train, n_val=n_val, seed=seed))
     used = {image.tobytes() for image in drawn.train.images}
     left = [i for i, image in enumerate(task.train.images) if image.tobytes() not in used]
     kept = np.sort(np.random.default_rng(0).permutation(left)[:MOST_HELD_OUT])

@@ -40,7 +40,7 @@ from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.similarity import load_encoder, make_sketch, otdd
 from supernet_registry.search.spaces import make_space
 from supernet_registry.search.starts.setup import SearchSetup, Start
-from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
 from supernet_registry.search.training.data import Data, load_data, make_generator
 from supernet_registry.search.training.evaluation import calibrate, collect_logits, score_logits
 from supernet_registry.search.training.loop import Loop, Plan
@@ -213,7 +213,7 @@ def draw(task: ImageDataset, seed: int) -> ImageDataset:
 def draw_source(task: ImageDataset, seed: int) -> ImageDataset:
     """A source, with more images."""
     n_train = max(4, SOURCE_IMAGES // task.n_classes)
-    return derive(task, Derivation(n_train=n_train, n_val=max(3, n_train // 3), seed=seed))
+    return derive(task, TaskDerivation(n_train=n_train, n_val=max(3, n_train // 3), seed=seed))
 
 
 def run(loop: Loop) -> list[tuple[int, float]]:

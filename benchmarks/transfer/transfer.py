@@ -47,7 +47,7 @@ from supernet_registry.search.runs.pipeline import (
     run_pipeline,
 )
 from supernet_registry.search.spaces import make_space
-from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
 from supernet_registry.search.training.data import load_data
 from supernet_registry.search.training.devices import pick_device
 
@@ -115,7 +115,7 @@ def load(folder: Path, task: str, seed: int, images: int) -> ImageDataset:
     """About `images` training images of a task and half as many for validation, drawn anew for every seed."""
     dataset = load_dataset(folder / f"{task}.npz")
     per_class = max(4, images // dataset.n_classes)
-    return derive(dataset, Derivation(n_train=per_class, n_val=max(3, per_class // 2), seed=seed))
+    return derive(dataset, TaskDerivation(n_train=per_class, n_val=max(3, per_class // 2), seed=seed))
 
 
 def compare(job: Job) -> Row:

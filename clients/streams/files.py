@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from supernet_registry.search.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from supernet_registry.search.tasks import Derivation, ImageDataset
+    from supernet_registry.search.tasks import ImageDataset, TaskDerivation
 
 __all__ = [
     "describe",
@@ -140,7 +140,7 @@ def _check_step(step: Any, field: str, position: int) -> None:
         raise InvalidArgument("classes is not a list of numbers.", remedy="Write [0, 1].", field=f"{field}.classes")
 
 
-def read_derived(path: str, derivation: Derivation, name: str) -> ImageDataset:
+def read_derived(path: str, derivation: TaskDerivation, name: str) -> ImageDataset:
     """A task derived from the one at a path. Raises InvalidDataset, InvalidArgument."""
     from supernet_registry.search.tasks import derive
 

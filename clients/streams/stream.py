@@ -36,7 +36,7 @@ from supernet_registry.clients.streams.files import (
 from supernet_registry.search.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from supernet_registry.search.tasks import Derivation, ImageDataset
+    from supernet_registry.search.tasks import ImageDataset, TaskDerivation
 
 __all__ = ["Experience", "TaskStream"]
 
@@ -66,7 +66,7 @@ class Experience:
         task_label: int = 0,
         classes: tuple[int, ...] | None = None,
         expect: int | None = None,
-        derivation: Derivation | None = None,
+        derivation: TaskDerivation | None = None,
     ) -> None:
         self.task_name = task_name
         self.name = name or task_name
@@ -279,11 +279,11 @@ class _TorchExperience(Experience):
 def _derived_experience(
     step: Mapping[str, Any], path: Path, position: int, field: str, labels: Mapping[str, int], *, redraw: int
 ) -> Experience:
-    from supernet_registry.search.tasks import Derivation
+    from supernet_registry.search.tasks import TaskDerivation
 
     classes = tuple(step["classes"]) if step.get("classes") is not None else None
     try:
-        derivation = Derivation(
+        derivation = TaskDerivation(
             n_train=step.get("n_train"),
             n_val=step.get("n_val"),
             seed=(step.get("seed") or 0) + _REDRAW * redraw,

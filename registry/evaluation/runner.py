@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from supernet_registry.registry.evaluation.plan import Folder, Plan, Unit
+from supernet_registry.registry.python_module import python_module
 
 __all__ = ["Progress", "UnitFailed", "run_units"]
 
@@ -118,7 +118,7 @@ class _Runner:
         where = ["--folder", str(self._folder.root), "--stream", unit.stream]
         which = ["--policy", unit.policy.value, "--seed", str(unit.seed)]
         return subprocess.Popen(
-            [sys.executable, "-m", "supernet_registry.registry.evaluation.unit", *where, *which],
+            python_module("supernet_registry.registry.evaluation.unit", *where, *which),
             stdin=subprocess.PIPE,  # ends with us, however we end
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -17,7 +17,6 @@ import os
 import queue
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from supernet_registry.registry.lru import LruCache
+from supernet_registry.registry.python_module import python_module
 from supernet_registry.registry.transport.process import SHELF_BYTES, read_frame, write_frame
 from supernet_registry.registry.transport.solver import Solution, solve, warm_up
 from supernet_registry.search.errors import Draining
@@ -223,7 +223,7 @@ class _Process:
             self._started = time.monotonic()
             try:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "supernet_registry.registry.transport.process"],
+                    python_module("supernet_registry.registry.transport.process"),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env={**os.environ, **_ENVIRONMENT},

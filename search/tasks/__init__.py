@@ -2,14 +2,14 @@
 
 from supernet_registry.search.tasks.checks import check_dataset
 from supernet_registry.search.tasks.dataset import ImageDataset, Split
-from supernet_registry.search.tasks.derivation import Derivation, derive
+from supernet_registry.search.tasks.derivation import TaskDerivation, derive
 from supernet_registry.search.tasks.images_blob import pack_images, unpack_images
 from supernet_registry.search.tasks.loading import dataset_from_arrays, load_dataset
 
 __all__ = [
-    "Derivation",
     "ImageDataset",
     "Split",
+    "TaskDerivation",
     "check_dataset",
     "dataset_from_arrays",
     "derive",

@@ -18,7 +18,7 @@ from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.tasks.checks import checked
 from supernet_registry.search.tasks.dataset import ImageDataset, Split
 
-__all__ = ["Derivation", "LabelChange", "Transform", "derive"]
+__all__ = ["LabelChange", "TaskDerivation", "Transform", "derive"]
 
 Transform = Literal["rot90", "invert", "permute_pixels", "rainbow", "noise"]
 LabelChange = Literal["shuffle_ids", "random"]
@@ -31,7 +31,7 @@ _LUMINANCE = np.array([299, 587, 114])  # per mille, ITU-R BT.601
 
 
 @dataclass(frozen=True)
-class Derivation:
+class TaskDerivation:
     """How a task is made from another. The defaults change nothing.
 
     Raises:
@@ -60,7 +60,7 @@ class Derivation:
             )
 
 
-def derive(dataset: ImageDataset, derivation: Derivation) -> ImageDataset:
+def derive(dataset: ImageDataset, derivation: TaskDerivation) -> ImageDataset:
     """The derived task: classes first, then the choice of images, then the transform, then the labels.
 
     `n_train` and `n_val` count images a class (a class that has fewer gives all it has); test stays whole. All splits

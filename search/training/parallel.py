@@ -1,6 +1,8 @@
 """One search over several processes, a GPU each: data-parallel training by PyTorch's own DistributedDataParallel.
 
-    torchrun --nproc-per-node 4 -m supernet_registry.registry.worker --address registry.example.com:50551
+    PYTHONSAFEPATH=1 torchrun --nproc-per-node 4 -m supernet_registry.registry.worker --address HOST:50551
+
+(With PYTHONSAFEPATH, modules in the working directory are not taken for those that the worker imports.)
 
 Every process of the group runs the same pipeline on the same data. Each batch is drawn, and augmented, by all of them
 alike; each trains on its own slice, and gradients of weights and α are averages weighted by the slices' sizes, so that

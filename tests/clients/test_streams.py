@@ -15,7 +15,7 @@ from PIL import Image
 
 from supernet_registry.clients.streams.stream import Experience, TaskStream
 from supernet_registry.search.errors import InvalidArgument, InvalidDataset, NotFound
-from supernet_registry.search.tasks import Derivation, derive, load_dataset
+from supernet_registry.search.tasks import TaskDerivation, derive, load_dataset
 
 
 def write_task(path: Path, *, classes: int = 3, per_class: int = 4, seed: int = 0) -> Path:
@@ -131,7 +131,7 @@ def test_streams_json_gives_the_derived_tasks(tasks: Path) -> None:
     ]
     stream = TaskStream.from_json(streams_json(tasks, steps), "s", tasks=tasks)
     whole = load_dataset(tasks / "alpha.npz")
-    derivation = Derivation(n_train=2, n_val=2, seed=5, transform="rot90", classes=(2, 0))
+    derivation = TaskDerivation(n_train=2, n_val=2, seed=5, transform="rot90", classes=(2, 0))
     assert stream[0].dataset.digest == whole.digest
     assert stream[1].dataset.digest == derive(whole, derivation).digest
     assert stream[1].derivation == derivation

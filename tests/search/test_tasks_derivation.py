@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from supernet_registry.search.errors import InvalidArgument
-from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
 from supernet_registry.search.tasks.derivation import MIN_CONTRAST
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
@@ -20,16 +20,16 @@ def digits() -> ImageDataset:
 
 
 def test_the_default_changes_nothing(digits: ImageDataset) -> None:
-    assert derive(digits, Derivation()).digest == digits.digest
+    assert derive(digits, TaskDerivation()).digest == digits.digest
 
 
 def test_derived_tasks_are_the_same_on_every_machine(digits: ImageDataset) -> None:
     """The registry knows a task that returns by its digest: these must never change."""
     steps = {
-        "rot90": Derivation(transform="rot90"),
-        "permute_pixels": Derivation(5, 2, seed=1, transform="permute_pixels"),
-        "rainbow": Derivation(5, 2, seed=1, transform="rainbow", labels="shuffle_ids"),
-        "noise": Derivation(5, 2, seed=1, transform="noise", labels="random"),
+        "rot90": TaskDerivation(transform="rot90"),
+        "permute_pixels": TaskDerivation(5, 2, seed=1, transform="permute_pixels"),
+        "rainbow": TaskDerivation(5, 2, seed=1, transform="rainbow", labels="shuffle_ids"),
+        "noise": TaskDerivation(5, 2, seed=1, transform="noise", labels="random"),
     }
     assert {name: derive(digits, step).digest[:16] for name, step in steps.items()} == {
         "rot90": "e787efdf96f002e2",
@@ -40,7 +40,7 @@ def test_derived_tasks_are_the_same_on_every_machine(digits: ImageDataset) -> No
 
 
 def test_counts_are_images_a_class_and_test_stays_whole(digits: ImageDataset) -> None:
-    small = derive(digits, Derivation(n_train=5, n_val=2))
+    small = derive(digits, TaskDerivation(n_train=5, n_val=2))
     assert set(small.train.class_counts(10)) == {5}
     assert set(small.val.class_counts(10)) == {2}
     assert len(small.test) == len(digits.test)
@@ -48,16 +48,16 @@ def test_counts_are_images_a_class_and_test_stays_whole(digits: ImageDataset) ->
 
 
 def test_a_class_with_fewer_images_gives_all_it_has(digits: ImageDataset) -> None:
-    assert len(derive(digits, Derivation(n_train=10_000)).train) == len(digits.train)
+    assert len(derive(digits, TaskDerivation(n_train=10_000)).train) == len(digits.train)
 
 
 def test_another_seed_draws_other_images(digits: ImageDataset) -> None:
-    digests = {derive(digits, Derivation(n_train=5, seed=seed)).digest for seed in range(3)}
+    digests = {derive(digits, TaskDerivation(n_train=5, seed=seed)).digest for seed in range(3)}
     assert len(digests) == 3
 
 
 def test_classes_are_kept_and_relabelled_in_the_given_order(digits: ImageDataset) -> None:
-    pair = derive(digits, Derivation(classes=(7, 2)))
+    pair = derive(digits, TaskDerivation(classes=(7, 2)))
     assert pair.class_names == (digits.class_names[7], digits.class_names[2])
     assert (pair.train.images[pair.train.labels == 0] == digits.train.images[digits.train.labels == 7]).all()
     assert (pair.test.images[pair.test.labels == 1] == digits.test.images[digits.test.labels == 2]).all()
@@ -67,12 +67,12 @@ def test_rotations_and_inversions_undo_themselves(digits: ImageDataset) -> None:
     for transform, times in (("rot90", 4), ("invert", 2)):
         turned = digits
         for step in range(times):
-            turned = derive(turned, Derivation(transform=transform))
+            turned = derive(turned, TaskDerivation(transform=transform))
             assert (turned.digest == digits.digest) == (step == times - 1)
 
 
 def test_one_permutation_holds_for_all_images_of_all_splits(digits: ImageDataset) -> None:
-    shuffled = derive(digits, Derivation(seed=3, transform="permute_pixels"))
+    shuffled = derive(digits, TaskDerivation(seed=3, transform="permute_pixels"))
     before, after = (
         np.concatenate([split.images.reshape(len(split), -1) for _, split in dataset.splits()])
         for dataset in (digits, shuffled)
@@ -82,7 +82,7 @@ def test_one_permutation_holds_for_all_images_of_all_splits(digits: ImageDataset
 
 
 def test_rainbow_has_one_ink_and_one_ground_colour_that_can_be_told_apart(digits: ImageDataset) -> None:
-    painted = derive(digits, Derivation(seed=5, transform="rainbow"))
+    painted = derive(digits, TaskDerivation(seed=5, transform="rainbow"))
     assert painted.image_shape == (28, 28, 3)
     ground = painted.train.images[digits.train.images[..., 0] == 0]
     ink = painted.test.images[digits.test.images[..., 0] == 255]
@@ -93,11 +93,11 @@ def test_rainbow_has_one_ink_and_one_ground_colour_that_can_be_told_apart(digits
 
 def test_rainbow_of_colour_images_paints_their_luminance() -> None:
     wild = load_dataset(EXAMPLES / "print_digits_wild.npz")
-    assert derive(wild, Derivation(n_train=2, n_val=1, transform="rainbow")).image_shape == (32, 32, 3)
+    assert derive(wild, TaskDerivation(n_train=2, n_val=1, transform="rainbow")).image_shape == (32, 32, 3)
 
 
 def test_noise_differs_between_images_and_leaves_the_mean_of_mid_greys(digits: ImageDataset) -> None:
-    noisy = derive(digits, Derivation(transform="noise"))
+    noisy = derive(digits, TaskDerivation(transform="noise"))
     assert noisy.train.images.shape == digits.train.images.shape
     grey = (digits.train.images > 100) & (digits.train.images < 156)
     change = noisy.train.images[grey].astype(float) - digits.train.images[grey]
@@ -106,14 +106,14 @@ def test_noise_differs_between_images_and_leaves_the_mean_of_mid_greys(digits: I
 
 
 def test_random_labels_keep_the_counts_and_carry_no_information(digits: ImageDataset) -> None:
-    random = derive(digits, Derivation(seed=1, labels="random"))
+    random = derive(digits, TaskDerivation(seed=1, labels="random"))
     assert (random.train.images == digits.train.images).all()
     assert (random.train.class_counts(10) == digits.train.class_counts(10)).all()
     assert (random.train.labels == digits.train.labels).mean() < 0.2
 
 
 def test_shuffled_ids_rename_every_class_and_keep_its_images_together(digits: ImageDataset) -> None:
-    renamed = derive(digits, Derivation(seed=1, labels="shuffle_ids"))
+    renamed = derive(digits, TaskDerivation(seed=1, labels="shuffle_ids"))
     for old in range(10):
         new = set(renamed.train.labels[digits.train.labels == old])
         assert len(new) == 1
@@ -134,10 +134,10 @@ def test_shuffled_ids_rename_every_class_and_keep_its_images_together(digits: Im
 )
 def test_impossible_derivations_are_refused(fields: dict, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        Derivation(**fields)
+        TaskDerivation(**fields)
     assert caught.value.field == field
 
 
 def test_unknown_classes_are_refused(digits: ImageDataset) -> None:
     with pytest.raises(InvalidArgument, match="no class 10"):
-        derive(digits, Derivation(classes=(0, 10)))
+        derive(digits, TaskDerivation(classes=(0, 10)))

@@ -17,7 +17,7 @@ from supernet_registry.search.starts.contenders import Source
 from supernet_registry.search.starts.setup import SearchSetup
 from supernet_registry.search.starts.taste import taste_sources
 from supernet_registry.search.storage.container import read_header
-from supernet_registry.search.tasks import Derivation, ImageDataset, derive, load_dataset
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
 from supernet_registry.search.training.data import load_data
 
 TASKS = Path(__file__).parents[2] / "examples" / "tasks"
@@ -27,7 +27,7 @@ CLASSES = tuple(range(8))
 
 
 def task(name: str, n_train: int, *, transform=None, labels=None) -> ImageDataset:
-    derivation = Derivation(n_train=n_train, n_val=6, seed=0, transform=transform, labels=labels, classes=CLASSES)
+    derivation = TaskDerivation(n_train=n_train, n_val=6, seed=0, transform=transform, labels=labels, classes=CLASSES)
     return derive(load_dataset(TASKS / f"{name}.npz"), derivation)
 
 

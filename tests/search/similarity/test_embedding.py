@@ -21,7 +21,7 @@ from supernet_registry.search.similarity import (
     otdd,
 )
 from supernet_registry.search.similarity import embedding as module
-from supernet_registry.search.tasks import Derivation, ImageDataset, Split, derive
+from supernet_registry.search.tasks import ImageDataset, Split, TaskDerivation, derive
 from tests.search.similarity.small_sketches import random_sketch, reordered
 
 Shipped = Callable[[str], ImageDataset]
@@ -94,14 +94,14 @@ def test_other_shares_of_the_classes_have_another_embedding() -> None:
 def test_the_same_images_under_other_labels_lie_apart(shipped: Shipped, change: str) -> None:
     """About as far as the distance says, of which a good part is the sampling error that the embedding lacks."""
     task = shipped("optdigits")
-    other = derive(task, Derivation(labels="random")) if change == "random" else _with_merged_classes(task)
+    other = derive(task, TaskDerivation(labels="random")) if change == "random" else _with_merged_classes(task)
     a, b = (make_sketch(data, load_encoder()) for data in (task, other))
     assert 0.4 * otdd(a, b).distance < np.linalg.norm(embed(a) - embed(b)) < 1.5 * otdd(a, b).distance
 
 
 def test_renamed_classes_make_no_difference(shipped: Shipped) -> None:
     task = shipped("optdigits")
-    renamed = derive(task, Derivation(labels="shuffle_ids"))
+    renamed = derive(task, TaskDerivation(labels="shuffle_ids"))
     a, b = (embed(make_sketch(data, load_encoder())) for data in (task, renamed))
     np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -136,7 +136,7 @@ def test_relatives_are_nearest(shared_tasks: dict[str, ImageDataset]) -> None:
         ("emoji_animals", "emoji_food"),
         ("omni_tagalog", "omni_balinese"),
     ):
-        query = make_sketch(derive(shared_tasks[target], Derivation(n_train=8)), load_encoder(), size=96)
+        query = make_sketch(derive(shared_tasks[target], TaskDerivation(n_train=8)), load_encoder(), size=96)
         assert min(stored, key=lambda name: otdd(query, stored[name]).distance) == relative
 
 

@@ -18,7 +18,7 @@ from supernet_registry.search.errors import DimensionMismatch, InvalidArgument, 
 from supernet_registry.search.similarity import DEFAULT_SKETCH_SIZE, Sketch, load_encoder, make_sketch, otdd
 from supernet_registry.search.similarity.moment_points import moment_points
 from supernet_registry.search.similarity.sketch import FACTOR_RANK, MIN_CLASS_IMAGES, SHRINKAGE_IMAGES
-from supernet_registry.search.tasks import Derivation, ImageDataset, derive
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive
 from tests.search.similarity.small_sketches import random_sketch
 
 Shipped = Callable[[str], ImageDataset]
@@ -101,7 +101,7 @@ def test_factors_are_the_best_low_rank_root_of_the_shrunk_covariance(shipped: Sh
 
 def test_few_images_of_many_classes_still_make_a_sketch(shipped: Shipped) -> None:
     """One image a class has no covariance of its own; every class keeps a point though there are fewer than classes."""
-    few = derive(shipped("print_thai"), Derivation(n_train=1))
+    few = derive(shipped("print_thai"), TaskDerivation(n_train=1))
     sketch = make_sketch(few, load_encoder(), size=8)
     assert len(sketch.labels) == sketch.n_classes == 37
     assert not sketch.class_factors.any(), "one image in every class: nothing varies within any"
@@ -170,11 +170,11 @@ def test_moments_only_lies_where_the_ordinary_sketch_lies(shipped: Shipped) -> N
 
 def test_moments_of_few_images_are_refused(shipped: Shipped) -> None:
     """They are nearly the images themselves."""
-    few = derive(shipped("print_digits"), Derivation(n_train=MIN_CLASS_IMAGES - 1))
+    few = derive(shipped("print_digits"), TaskDerivation(n_train=MIN_CLASS_IMAGES - 1))
     with pytest.raises(InvalidArgument, match="4 training images") as caught:
         make_sketch(few, load_encoder(), moments_only=True)
     assert caught.value.field == "moments_only"
-    enough = derive(shipped("print_digits"), Derivation(n_train=MIN_CLASS_IMAGES))
+    enough = derive(shipped("print_digits"), TaskDerivation(n_train=MIN_CLASS_IMAGES))
     assert make_sketch(enough, load_encoder(), moments_only=True).moments_only
 
 
