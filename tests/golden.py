@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from supernet_registry.search.recipe import VARIANTS, Recipe
+from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.results import PipelineResult
 from supernet_registry.search.runs.fixed_network import train_fixed
 from supernet_registry.search.runs.generalist import pretrain_generalist
 from supernet_registry.search.runs.pipeline import Candidate, run_pipeline
 from supernet_registry.search.similarity import embed, load_encoder, make_sketch, otdd
 from supernet_registry.search.spaces import make_space
+from supernet_registry.search.strategies import VARIANTS
 from supernet_registry.search.tasks import load_dataset
 from supernet_registry.search.training.data import load_data
 from tests.tiny_search import tiny_dataset, tiny_space
@@ -150,7 +151,7 @@ CASES: dict[str, Callable[[], dict[str, str]]] = {
     "generalist": generalist,
     "fixed network": fixed_network,
     "similarity": similarity,
-    **{f"variant {name}": lambda name=name: variant(name) for name in VARIANTS},
+    **{f"variant {name}": lambda name=name: variant(name) for name in VARIANTS.names},
 }
 
 

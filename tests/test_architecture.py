@@ -20,7 +20,8 @@ FOLDERS = {"v1": ROOT / "protos" / NAME / "v1"}
 
 WINGS = {
     "search": """
-        errors _determinism results strategies
+        errors _determinism results
+        strategies
         spaces
         recipe
         storage

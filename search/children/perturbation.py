@@ -20,29 +20,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
+from supernet_registry.search.children.selection import Selection
 from supernet_registry.search.errors import SearchCancelled
 from supernet_registry.search.networks.supernet import Network, Projection
 from supernet_registry.search.recipe import Recipe
-from supernet_registry.search.spaces import Genotype, family_of
+from supernet_registry.search.spaces import family_of
 from supernet_registry.search.spaces.family import CellKind, Node
 from supernet_registry.search.training.data import Data
 from supernet_registry.search.training.evaluation import Score, evaluate
 from supernet_registry.search.training.loop import Loop, Plan
 
-__all__ = ["Selection", "select_by_perturbation"]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a selection has come to."""
-
-    genotype: Genotype
-    supernet: Network  # what was searched, fine-tuned towards the genotype where the recipe wants that
-    steps: int  # weight steps of fine-tuning
+__all__ = ["select_by_perturbation"]
 
 
 def select_by_perturbation(

@@ -1,5 +1,5 @@
 """How a search is run: every number that is not part of the search space. Imports no torch."""
 
-from supernet_registry.search.recipe.recipe import DERIVATIONS, VARIANTS, Recipe, VariantName
+from supernet_registry.search.recipe.recipe import Recipe
 
-__all__ = ["DERIVATIONS", "VARIANTS", "Recipe", "VariantName"]
+__all__ = ["Recipe"]

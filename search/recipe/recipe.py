@@ -8,20 +8,13 @@ epochs on a few hundred small images on a CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.spaces import SearchSpace
+from supernet_registry.search.strategies import DERIVATIONS, VARIANTS
 
-__all__ = ["DERIVATIONS", "VARIANTS", "Recipe", "VariantName"]
-
-DERIVATIONS = ("argmax", "perturbation")
-"""Ways from a searched supernet to an architecture."""
-
-VariantName = Literal["darts", "darts-2nd", "smooth-darts-rs", "smooth-darts-adv", "pc-darts", "drnas"]
-
-VARIANTS: tuple[VariantName, ...] = get_args(VariantName)
-"""Every variant of DARTS that `search.training.variants` knows."""
+__all__ = ["Recipe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +50,7 @@ class Recipe:
     alpha_prior: float = 0.0  # by which a fresh α leans towards the family's prior architecture, where it has one
 
     # Search: variant of DARTS, and what only one of them reads (defaults of its paper)
-    variant: VariantName = "darts"
+    variant: str = "darts"
     curvature: Literal["difference", "exact"] = "difference"  # darts-2nd: how its second term is computed
     perturbation: float = 0.03  # smooth-darts: largest change of a mixture weight, reached at the end of the search
     perturbation_steps: int = 7  # smooth-darts-adv: steps of gradient ascent
@@ -87,7 +80,7 @@ class Recipe:
     fine_tune_closing: float = 0.4  # of scratch's error, before any step: the share from which fine-tuning is enough
 
     # Child network
-    derivation: Literal["argmax", "perturbation"] = "argmax"  # the largest α, or DARTS-PT's selection by trial
+    derivation: str = "argmax"  # the largest α, or DARTS-PT's selection by trial
     most_skips: int = -1  # argmax only: skip connections in a cell, as P-DARTS limits them to 2; -1 for any number
     derivation_steps: int = 0  # perturbation only: weight steps of fine-tuning after every decision
     child_epochs: int = 20  # 0 for no child network
@@ -130,10 +123,8 @@ class Recipe:
 
     def check(self) -> None:
         """Raise `InvalidArgument` if a value is out of range."""
-        if self.variant not in VARIANTS:
-            raise InvalidArgument(
-                f"Unknown variant {self.variant!r}.", remedy=f"Use one of {', '.join(VARIANTS)}.", field="variant"
-            )
+        VARIANTS.check(self.variant)
+        DERIVATIONS.check(self.derivation)
         if self.curvature not in ("difference", "exact"):
             raise InvalidArgument(
                 f"Unknown curvature {self.curvature!r}.", remedy="Use difference or exact.", field="curvature"
@@ -147,12 +138,6 @@ class Recipe:
         if self.optimizer not in ("sgd", "adamw"):
             raise InvalidArgument(
                 f"Unknown optimiser {self.optimizer!r}.", remedy="Use sgd or adamw.", field="optimizer"
-            )
-        if self.derivation not in DERIVATIONS:
-            raise InvalidArgument(
-                f"Unknown derivation {self.derivation!r}.",
-                remedy=f"Use one of {', '.join(DERIVATIONS)}.",
-                field="derivation",
             )
         if not all(0.0 <= beta < 1.0 for beta in self.alpha_betas):
             raise InvalidArgument(
@@ -171,12 +156,9 @@ class Recipe:
 
     def check_space(self, space: SearchSpace, *, field: str = "variant") -> None:
         """Raise `InvalidArgument` if the variant cannot search this space."""
-        if self.variant == "pc-darts" and space.partial_channels == 1:
-            raise InvalidArgument(
-                "pc-darts needs a search space with partial channels; this one has none.",
-                remedy="Search a space with partial_channels 4 (the paper's), in a supernet of its own.",
-                field=field,
-            )
+        needs = VARIANTS.check(self.variant).needs
+        if needs is not None and not needs.met_by(space):
+            raise InvalidArgument(f"{self.variant} needs {needs.what}.", remedy=needs.remedy, field=field)
 
 
 _STEPS = (0, 1_000_000)

@@ -84,6 +84,8 @@ def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
         return int, "a whole number"
     if kind is float:
         return float, "a number"
+    if kind is str:
+        return str, "a word"
     if get_origin(kind) is Literal:
         words = get_args(kind)
         return lambda text: words[words.index(text)], f"one of {', '.join(words)}"

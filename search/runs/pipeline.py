@@ -20,7 +20,7 @@ from typing import Any
 
 from supernet_registry.search.children.child import derive_child, make_child
 from supernet_registry.search.children.cost import ChildCost, measure_child
-from supernet_registry.search.children.perturbation import select_by_perturbation
+from supernet_registry.search.children.selection import selector
 from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, SearchDiverged
 from supernet_registry.search.networks.mapping import map_supernet
 from supernet_registry.search.networks.stored import load_weights, save_weights
@@ -191,10 +191,7 @@ class _Run:
 
     def _derive(self, supernet: Network) -> Network:
         """Choose the architecture; returns the supernet that a child network inherits from."""
-        if self.recipe.derivation == "argmax":
-            self.genotype = supernet.derive(most_skips=self.recipe.most_skips)
-            return supernet
-        selection = select_by_perturbation(
+        selection = selector(self.recipe)(
             supernet,
             self.data,
             self.recipe,

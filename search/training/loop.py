@@ -45,7 +45,7 @@ from supernet_registry.search.training.optimizers import (
 )
 from supernet_registry.search.training.parallel import current_ranks
 from supernet_registry.search.training.recording import Recorded, current_record
-from supernet_registry.search.training.variants import Batch, Darts, make_variant
+from supernet_registry.search.training.variants import Batch, make_variant
 
 __all__ = ["Loop", "Plan"]
 
@@ -103,7 +103,7 @@ class Loop:
         self._train_batches = Batches(len(data.train), recipe.batch_size, generator)
         self._val_batches = Batches(len(data.val), recipe.batch_size, generator)
         self._held_batch: Batch | None = None  # drawn for an α step, to be used by the weight step that follows
-        self._variant = make_variant(network, recipe, generator) if plan.search_alphas else Darts(network, recipe)
+        self._variant = make_variant(network, recipe, generator) if plan.search_alphas else None
         self.weights = network.weights()
         self.architecture = network.architecture()
         self._ranks = current_ranks()
@@ -115,14 +115,14 @@ class Loop:
             self.weights, recipe, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay
         )
         self._alpha_optimizer = (
-            torch.optim.Adam(
+            None
+            if self._variant is None
+            else torch.optim.Adam(
                 self.architecture,
                 lr=recipe.alpha_learning_rate,
                 betas=recipe.alpha_betas,
                 weight_decay=recipe.alpha_weight_decay if self._variant.decays_alpha else 0.0,
             )
-            if plan.search_alphas
-            else None
         )
         self.steps = 0  # weight steps since the loop began, a taste's included
         self.epoch = 0  # epochs completed
@@ -343,6 +343,7 @@ class Loop:
 
     def _alpha_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Descend α's gradient; clean images, as they are all that α is judged by."""
+        assert self._variant is not None
         if self._variant.rests(self) or self.steps < self.plan.head_steps:
             return
         images, labels = self._batch(self.data.val, self._val_batches)
@@ -355,7 +356,7 @@ class Loop:
         """Descend ∇_w of the training loss; summed loss, hits and images, (3,)."""
         whole = self.train_batch()
         self._held_batch = None
-        mixture = self._variant.weight_mixture(self, whole)
+        mixture = self._weight_mixture(whole)
         totals, *gradients = self._weight_pass(*whole, *(mixture or {}).values())
         assert totals is not None
         set_gradients(self.weights, self._of_learners(gradients))
@@ -363,6 +364,14 @@ class Loop:
             nn.utils.clip_grad_norm_(self.weights, self.recipe.clip_norm)
         self.weight_optimizer.step()
         return totals
+
+    def _weight_mixture(self, batch: Batch) -> Mixture | None:
+        """The mixture under which a weight step sees its batch: the variant's, or the one in force where α is not
+        searched; None of a discrete network."""
+        if self._variant is not None:
+            return self._variant.weight_mixture(self, batch)
+        with torch.no_grad():
+            return self.network.current_mixture()
 
     def _weight_gradients(self, images: Tensor, labels: Tensor, *mixture: Tensor) -> list[Tensor | None]:
         """Summed loss, hits and number of this process's images, (3,), and gradients of the weights; a `GradientPass`.
@@ -437,7 +446,7 @@ class Loop:
             "network": dict(self.network.state_dict()),
             "kept": dict(self.network.kept),
             "drops": self._drops,
-            "variant": self._variant.state(),
+            "variant": {} if self._variant is None else self._variant.state(),
             "weight_optimizer": optimizer_state(self.weight_optimizer),
             "alpha_optimizer": None if self._alpha_optimizer is None else optimizer_state(self._alpha_optimizer),
             "generator": self._generator.get_state(),
@@ -468,7 +477,8 @@ class Loop:
         self.network.keep(state["kept"])
         self._forget_recordings()
         self._drops = state["drops"]
-        self._variant.load_state(state["variant"])
+        if self._variant is not None:
+            self._variant.load_state(state["variant"])
         load_optimizer_state(self.weight_optimizer, state["weight_optimizer"])
         if self._alpha_optimizer is not None:
             load_optimizer_state(self._alpha_optimizer, state["alpha_optimizer"])

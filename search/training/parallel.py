@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from supernet_registry.search.errors import InvalidArgument, SearchFailed
+from supernet_registry.search.strategies import VARIANTS
 
 __all__ = ["ProcessLost", "Ranks", "alone", "current_ranks", "joined"]
 
@@ -33,8 +34,6 @@ _STEP = timedelta(minutes=10)
 """A process that does not answer for so long in the middle of a search is taken for dead."""
 _IDLE = timedelta(days=365)
 """Followers wait for the next search for as long as it takes."""
-_EXACT_ALONE = ("darts-2nd", "smooth-darts-adv")
-"""Variants whose direction is not linear in the images of a batch: averages over slices are not what they define."""
 
 
 class ProcessLost(SearchFailed):
@@ -145,7 +144,7 @@ class _Group(Ranks):
         return int(value.item())
 
     def check(self, variant: str, batch_size: int) -> None:
-        if variant in _EXACT_ALONE:
+        if VARIANTS.check(variant).alone:
             raise InvalidArgument(
                 f"{variant} cannot be searched by several processes together.",
                 remedy="Run it in one process, or choose another variant.",

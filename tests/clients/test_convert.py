@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from supernet_registry.clients.wire import resources
 from supernet_registry.clients.wire.convert import from_proto, to_proto
 from supernet_registry.search.errors import InvalidArgument
-from supernet_registry.search.recipe import DERIVATIONS, VARIANTS
+from supernet_registry.search.strategies import DERIVATIONS, VARIANTS
 from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
 MODULES = (blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
@@ -135,8 +135,8 @@ def test_an_enum_value_of_a_newer_server_reads_as_unspecified() -> None:
 def test_every_variant_of_the_recipe_has_a_member_and_is_found_by_its_name() -> None:
     """`darts-2nd` in a recipe and on the command line is DARTS_2ND on the wire."""
     named = [variant.recipe_name for variant in resources.Variant if variant is not resources.Variant.UNSPECIFIED]
-    assert named == list(VARIANTS)
-    assert [resources.Variant.named(name).recipe_name for name in VARIANTS] == list(VARIANTS)
+    assert named == list(VARIANTS.names)
+    assert [resources.Variant.named(name).recipe_name for name in VARIANTS.names] == list(VARIANTS.names)
     assert resources.Variant.named("") is resources.Variant.named("UNSPECIFIED") is resources.Variant.UNSPECIFIED
     assert resources.Variant.UNSPECIFIED.recipe_name == ""
     with pytest.raises(InvalidArgument, match="nas-net") as caught:
@@ -145,7 +145,7 @@ def test_every_variant_of_the_recipe_has_a_member_and_is_found_by_its_name() -> 
 
 
 def test_derivations_are_named_as_in_the_recipe_and_unknown_ones_are_refused() -> None:
-    assert [resources.Derivation.named(name).recipe_name for name in DERIVATIONS] == list(DERIVATIONS)
+    assert [resources.Derivation.named(name).recipe_name for name in DERIVATIONS.names] == list(DERIVATIONS.names)
     assert resources.Derivation.named("") is resources.Derivation.UNSPECIFIED
     with pytest.raises(InvalidArgument, match="argmax, perturbation"):
         resources.Derivation.named("guess")

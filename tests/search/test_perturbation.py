@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from supernet_registry.search.children.perturbation import Selection, select_by_perturbation
+from supernet_registry.search.children.perturbation import select_by_perturbation
+from supernet_registry.search.children.selection import Selection
 from supernet_registry.search.errors import InvalidArgument, SearchCancelled
 from supernet_registry.search.networks.supernet import Network, Projection
 from supernet_registry.search.recipe import Recipe

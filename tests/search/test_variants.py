@@ -11,8 +11,9 @@ from torch import Tensor
 
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.networks.supernet import Network, softmax
-from supernet_registry.search.recipe import VARIANTS, Recipe
+from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.spaces import make_space
+from supernet_registry.search.strategies import VARIANTS
 from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from supernet_registry.search.training.data import load_data, make_generator
 from supernet_registry.search.training.loop import Loop, Plan
@@ -29,7 +30,7 @@ RECIPE = Recipe.for_space(SPACE).override(batch_size=16, epochs=4)
 
 
 def make_loop(recipe: Recipe, *, space=None) -> Loop:
-    space = space or (PARTIAL if recipe.variant == "pc-darts" else SPACE)
+    space = space or (PARTIAL if VARIANTS.check(recipe.variant).needs else SPACE)
     network = Network(space, 2, generator=make_generator(0, "net"), alpha_scale=0.5)
     plan = Plan(
         phase="SEARCH",
@@ -49,7 +50,7 @@ def assert_equal_networks(one: Loop, other: Loop) -> None:
         assert torch.equal(tensor, other.network.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS.names)
 def test_every_variant_goes_on_bit_for_bit_from_its_state(variant):
     """In the middle of an epoch, with operations dropped before and after."""
     recipe = replace(RECIPE, variant=variant, drop_shares=(0.3, 0.7))
@@ -63,7 +64,7 @@ def test_every_variant_goes_on_bit_for_bit_from_its_state(variant):
     assert_equal_networks(whole, resumed)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS.names)
 def test_no_variant_shifts_the_batches(variant):
     """They are the same whatever else is drawn, so that two variants are compared on the same images."""
     plain, other = make_loop(replace(RECIPE, variant="darts")), make_loop(replace(RECIPE, variant=variant))
@@ -154,7 +155,7 @@ def test_the_second_order_gradient_is_that_of_the_unrolled_loss(curvature):
     At a radius at which no ReLU switches: a derivative does not see that, and the paper's 0.01 does.
     """
     loop = make_fixed()
-    variant = SecondOrderDarts(loop.network, replace(RECIPE, curvature=curvature))
+    variant = SecondOrderDarts(loop.network, replace(RECIPE, curvature=curvature), make_generator(0, "none"))
     variant.radius = 1e-6
     (found,) = variant.alpha_gradients(loop, loop.val)
     (first_order,) = torch.autograd.grad(loop.val_loss(loop.val), loop.architecture)
@@ -191,7 +192,9 @@ def test_the_inner_step_is_the_one_that_the_optimiser_makes(optimizer):
 def test_the_inner_step_leaves_no_trace_in_the_weights(curvature):
     loop = make_fixed(dtype=torch.float32)
     before = [weight.detach().clone() for weight in loop.weights]
-    SecondOrderDarts(loop.network, replace(RECIPE, curvature=curvature)).alpha_gradients(loop, loop.val)
+    SecondOrderDarts(loop.network, replace(RECIPE, curvature=curvature), make_generator(0, "none")).alpha_gradients(
+        loop, loop.val
+    )
     assert all(torch.equal(weight, old) for weight, old in zip(loop.weights, before, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What a variant may decide, and first-order DARTS, which decides it plainly. PC-DARTS differs by its space alone."""
+"""What a variant of DARTS may decide, and what it sees of the loop that asks it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from supernet_registry.search.networks.supernet import Mixture, Network
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.training.data import Data
 
-__all__ = ["Batch", "Bilevel", "Darts", "PcDarts", "Randomised"]
+__all__ = ["Batch", "Bilevel", "Randomised", "Variant"]
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images (B, 3, H, W) and labels (B,)."""
@@ -45,13 +45,19 @@ class Bilevel(Protocol):
         """Gradients of α of what an α step descends, under the mixture in force."""
 
 
-class Darts:
-    """First-order DARTS (Liu 2019, algorithm 1 with ξ = 0)."""
+class Variant:
+    """A way to learn α and weights in turns; every method decides plainly, and variants change what they must.
+
+    Args:
+        network: whose α are already where the search begins.
+        recipe: settings; a variant's own among them.
+        generator: source of its random choices, on the CPU; nobody else draws from it.
+    """
 
     decays_alpha: ClassVar[bool] = True  # whether α is held near zero by weight decay
 
-    def __init__(self, network: Network, recipe: Recipe) -> None:
-        self.network, self.recipe = network, recipe
+    def __init__(self, network: Network, recipe: Recipe, generator: torch.Generator) -> None:
+        self.network, self.recipe, self.generator = network, recipe, generator
 
     def rests(self, loop: Bilevel) -> bool:  # noqa: ARG002 - for variants that look at it
         """Whether α is left alone at this step."""
@@ -62,7 +68,7 @@ class Darts:
         return loop.val_gradients(batch)
 
     def weight_mixture(self, loop: Bilevel, batch: Batch) -> Mixture | None:  # noqa: ARG002 - as above
-        """The mixture, without gradient, under which the weight step sees its batch; None in a discrete network."""
+        """The mixture, without gradient, under which the weight step sees its batch."""
         with torch.no_grad():
             return self.network.current_mixture()
 
@@ -74,27 +80,11 @@ class Darts:
         """Go on where `state` was taken."""
 
 
-class Randomised(Darts):
+class Randomised(Variant):
     """A variant that draws random numbers, always on the CPU."""
-
-    def __init__(self, network: Network, recipe: Recipe, generator: torch.Generator) -> None:
-        super().__init__(network, recipe)
-        self.generator = generator
 
     def state(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
-
-
-class PcDarts(Darts):
-    """PC-DARTS (Xu 2020, arXiv:1907.05737): DARTS in a space with partial channels.
-
-    Partial channels and edge normalisation belong to the network, since they change the shapes of its tensors: any
-    variant can search such a space. What is left is that α rests until the weights mean something, for operations with
-    weights would otherwise lose to those without.
-    """
-
-    def rests(self, loop: Bilevel) -> bool:
-        return loop.share < self.recipe.alpha_rest

@@ -25,14 +25,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from supernet_registry.search.training.variants.base import Batch, Bilevel, Darts
+from supernet_registry.search.training.variants.base import Batch, Bilevel, Variant
 
 __all__ = ["SecondOrderDarts", "inner_step"]
 
 _LEAST_NORM = 1e-12  # of v: below it there is no direction to look in
 
 
-class SecondOrderDarts(Darts):
+class SecondOrderDarts(Variant):
     """Needs three more passes than first order: one for the step, two for the difference."""
 
     radius: ClassVar[float] = 0.01  # ‖εv‖, as in the paper

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from supernet_registry.search.errors import InvalidArgument, UnsafeWeights
 from supernet_registry.search.similarity import load_encoder
-from supernet_registry.search.similarity.encoders import base as encoder_module
+from supernet_registry.search.similarity.encoders import pixels as encoder_module
 
 
 def images(n: int = 5, h: int = 28, w: int = 28, c: int = 1, seed: int = 0) -> np.ndarray:
