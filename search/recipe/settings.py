@@ -7,21 +7,57 @@ them (`0.9, 0.999`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from supernet_registry.search.errors import InvalidArgument
-from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.recipe.fields import rules_of
+from supernet_registry.search.recipe.recipe import Recipe
+from supernet_registry.search.spaces import SearchSpace
 
-__all__ = ["apply_settings", "settings_text"]
+__all__ = ["Setting", "apply_settings", "describe_settings", "settings_text"]
 
+_Recipe = TypeVar("_Recipe", bound=Recipe)
 _BOOLS = {"true": True, "false": False}
 _MOST_TEXT = 80  # characters of a wrong name or value that an error repeats
 
 
-def apply_settings(recipe: Recipe, settings: Mapping[str, str], *, field: str = "recipe") -> Recipe:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of a recipe, as people are told of it."""
+
+    name: str
+    kind: str  # what its value is, in words: a number, true or false, ...
+    default: str  # of the space that was asked about, as `apply_settings` reads it
+    bounds: str  # in words; empty where there are none
+    choices: tuple[str, ...]  # all that a word may be; none for a number
+    meaning: str  # in one line
+    read_by: tuple[str, ...]  # the only strategies that look at it; none if it does not depend on them
+
+
+def describe_settings(space: SearchSpace, kind: type[Recipe] = Recipe) -> list[Setting]:
+    """Every setting of a recipe, in order, with the defaults of a space: for help, docs and trackers."""
+    defaults = kind.for_space(space)
+    rules, kinds = dict(rules_of(kind)), _kinds(kind)
+    readers = [strategy for rule in rules.values() if rule.axis for strategy in rule.axis]
+    return [
+        Setting(
+            name=name,
+            kind=_reader(kinds[name])[1],
+            default=_write(getattr(defaults, name)),
+            bounds=rule.bounds,
+            choices=rule.choices,
+            meaning=rule.meaning,
+            read_by=tuple(strategy.name for strategy in readers if name in strategy.options),
+        )
+        for name, rule in rules.items()
+    ]
+
+
+def apply_settings(recipe: _Recipe, settings: Mapping[str, str], *, field: str = "recipe") -> _Recipe:
     """The recipe with some fields replaced. Unlike `Recipe.override` it takes zeros at their word.
+
+    Fewer `epochs` shorten a warm search too, unless `warm_epochs` are given.
 
     Args:
         recipe: what to begin with.
@@ -31,7 +67,10 @@ def apply_settings(recipe: Recipe, settings: Mapping[str, str], *, field: str = 
     Raises:
         InvalidArgument: a name is unknown, or a value cannot be read or is out of range.
     """
-    values = {name: _read(name, text, f"{field}.{name[:_MOST_TEXT]}") for name, text in settings.items()}
+    kinds = _kinds(type(recipe))
+    values = {name: _read(kinds, name, text, f"{field}.{name[:_MOST_TEXT]}") for name, text in settings.items()}
+    if "epochs" in values:
+        values.setdefault("warm_epochs", min(recipe.warm_epochs, values["epochs"]))
     try:
         result = replace(recipe, **values)
         result.check()
@@ -53,12 +92,12 @@ def _write(value: object) -> str:
     return str(value)
 
 
-def _read(name: str, text: str, field: str) -> Any:
-    kind = _kinds().get(name)
+def _read(kinds: Mapping[str, Any], name: str, text: str, field: str) -> Any:
+    kind = kinds.get(name)
     if kind is None:
         raise InvalidArgument(
             f"A recipe has no field {name[:_MOST_TEXT]!r}.",
-            remedy=f"Correct the name; there are {', '.join(_kinds())}.",
+            remedy=f"Correct the name; there are {', '.join(kinds)}.",
             field=field,
         )
     read, wanted = _reader(kind)
@@ -70,10 +109,10 @@ def _read(name: str, text: str, field: str) -> Any:
         ) from None
 
 
-@cache
-def _kinds() -> dict[str, Any]:
+def _kinds(recipe: type[Recipe]) -> dict[str, Any]:
     """Type of every field of a recipe."""
-    return get_type_hints(Recipe)
+    hints = get_type_hints(recipe)
+    return {name: hints[name] for name, _ in rules_of(recipe)}
 
 
 def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
@@ -85,10 +124,7 @@ def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
     if kind is float:
         return float, "a number"
     if kind is str:
-        return str, "a word"
-    if get_origin(kind) is Literal:
-        words = get_args(kind)
-        return lambda text: words[words.index(text)], f"one of {', '.join(words)}"
+        return str, "a word"  # which one, the field's rule checks
     sizes = get_args(kind)  # of a tuple of numbers: (float, ...) or one float for each
     if sizes[-1] is Ellipsis:
         return _read_numbers, "numbers with commas between them"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import get_type_hints
 
 import pytest
 
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.recipe import Recipe
-from supernet_registry.search.recipe.settings import apply_settings, settings_text
+from supernet_registry.search.recipe.fields import setting
+from supernet_registry.search.recipe.settings import apply_settings, describe_settings, settings_text
 from supernet_registry.search.spaces import make_space
 
 
@@ -59,3 +60,55 @@ def test_every_number_of_a_recipe_has_bounds() -> None:
         for text in ("-1e10", "1e10") if kinds[name] is float else ("-1000000000000", "1000000000000"):
             with pytest.raises(InvalidArgument, match="is not between"):
                 apply_settings(Recipe(), {name: text})
+
+
+def test_fewer_epochs_shorten_a_warm_search_unless_its_own_are_given() -> None:
+    recipe = Recipe(warm_epochs=20)
+    assert apply_settings(recipe, {"epochs": "7"}).warm_epochs == 7
+    assert apply_settings(recipe, {"epochs": "30"}).warm_epochs == 20
+    assert apply_settings(recipe, {"epochs": "7", "warm_epochs": "9"}).warm_epochs == 9
+    with pytest.raises(InvalidArgument) as caught:
+        apply_settings(recipe, {"epochs": "0"})
+    assert caught.value.field == "recipe.epochs"
+
+
+@pytest.mark.parametrize("family", ["compact", "nas-bench-201", "darts"])
+def test_every_setting_says_what_it_means_and_is_read_back_from_its_default(family: str) -> None:
+    space = make_space(family)
+    described = describe_settings(space)
+    assert [one.name for one in described] == [field.name for field in fields(Recipe)]
+    for one in described:
+        assert one.meaning
+        assert "\n" not in one.meaning
+        assert bool(one.choices) == (one.kind == "a word")
+    defaults = {one.name: one.default for one in described}
+    assert apply_settings(Recipe(), defaults) == Recipe.for_space(space)
+
+
+def test_a_setting_tells_bounds_choices_and_who_reads_it() -> None:
+    described = {one.name: one for one in describe_settings(make_space("compact"))}
+    assert described["child_channels"].bounds == "between 0 and 1024"
+    assert described["alpha_betas"].bounds == "at least 0 and less than 1"
+    assert described["optimizer"].choices == ("sgd", "adamw")
+    assert "drnas" in described["variant"].choices
+    assert described["perturbation"].read_by == ("smooth-darts-rs", "smooth-darts-adv")
+    assert described["epochs"].read_by == ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class More(Recipe):
+    """A recipe with one line more."""
+
+    sparkle: float = setting(0.25, "how much it sparkles", low=0.0, high=2.0)
+
+
+def test_a_new_setting_is_one_line() -> None:
+    """It is described, read from text and checked without being named anywhere else."""
+    space = make_space("compact")
+    last = describe_settings(space, More)[-1]
+    assert (last.name, last.kind, last.default, last.bounds) == ("sparkle", "a number", "0.25", "between 0.0 and 2.0")
+    assert last.meaning == "how much it sparkles"
+    recipe = apply_settings(More.for_space(space), {"sparkle": "1.5"})
+    assert (recipe.sparkle, recipe.epochs) == (1.5, Recipe.for_space(space).epochs)
+    with pytest.raises(InvalidArgument, match=r"sparkle=3.0 is not between 0.0 and 2.0"):
+        apply_settings(recipe, {"sparkle": "3"})
