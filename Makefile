@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= demo-data
 SEEDS ?= 3
 MARKDOWN := README.md CHANGELOG.md docs
+TEST_PROCESSES ?= 2
 # Two spinning OpenMP threads on a shared machine are slower than one: wait passively.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -23,8 +24,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## run a stream of real tasks through the whole service (DATA=demo-data keeps it; run again to continue it)
 	$(BIN)/python examples/demo.py --data-dir $(DATA)
 
-test: setup  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: setup  ## run the tests, in two processes (TEST_PROCESSES=2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 lint: setup  ## ruff, mypy --strict, buf lint, Markdown
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ from supernet_registry.search.results import Epoch
 from supernet_registry.search.starts.prototypes import prototype_head
 from supernet_registry.search.training.data import Augmentation, Batches, Data, TensorSplit, make_generator
 from supernet_registry.search.training.evaluation import UNJUDGED, Score
+from supernet_registry.search.training.optimizers import AdamW
 
 __all__ = ["FixedNetwork", "FixedRecipe", "FixedResult", "train_fixed"]
 
@@ -190,7 +191,7 @@ class _Training:
         """For so many steps, at half of the first rate in the mean."""
         rate = self.fixed.learning_rate
         decay = min(self.fixed.weight_decay, self.fixed.most_decay / max(0.5 * rate * steps, 1e-9))
-        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+        return AdamW(network.parameters(), lr=rate, weight_decay=decay)
 
     def step(self, network: FixedNetwork, optimizer: torch.optim.Optimizer) -> Tensor:
         """One step on the next batch; summed loss, hits and number of its images."""

@@ -37,6 +37,7 @@ from supernet_registry.search.training.devices import send
 from supernet_registry.search.training.dropping import drop_weakest
 from supernet_registry.search.training.evaluation import UNJUDGED, Score, autocast, evaluate
 from supernet_registry.search.training.optimizers import (
+    Adam,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
@@ -117,7 +118,7 @@ class Loop:
         self._alpha_optimizer = (
             None
             if self._variant is None
-            else torch.optim.Adam(
+            else Adam(
                 self.architecture,
                 lr=recipe.alpha_learning_rate,
                 betas=recipe.alpha_betas,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,47 @@ from torch import Tensor, nn
 
 from supernet_registry.search.recipe import Recipe
 
-__all__ = ["load_optimizer_state", "make_optimizer", "optimizer_state", "set_gradients", "set_rates"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "load_optimizer_state",
+    "make_optimizer",
+    "optimizer_state",
+    "set_gradients",
+    "set_rates",
+]
+
+
+class _Eager:
+    """An optimiser that is never compiled.
+
+    PyTorch wraps these methods in guards for `torch.compile`, which import its compiler when they are first called:
+    seconds and hundreds of megabytes in every worker, for nothing. What they wrap is the same code.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class Adam(_Eager, torch.optim.Adam):
+    """`torch.optim.Adam` without the compiler."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """`torch.optim.AdamW` without the compiler."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class SGD(_Eager, torch.optim.SGD):
+    """`torch.optim.SGD` without the compiler."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 def make_optimizer(
@@ -18,9 +59,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser of the weights."""
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=learning_rate, momentum=recipe.momentum, weight_decay=weight_decay)
+        return SGD(weights, lr=learning_rate, momentum=recipe.momentum, weight_decay=weight_decay)
     # Fused: one kernel for all tensors; a supernet has hundreds of small ones.
-    return torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    return AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def set_gradients(parameters: list[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:

@@ -254,11 +254,18 @@ def test_an_idle_worker_waits_for_its_server_and_leaves_with_its_parent(processe
     assert "No server answers at 127.0.0.1:1" in log.read_text()
 
 
-def test_a_worker_loads_no_faiss_and_no_database() -> None:
-    """torch and FAISS would fight over OpenMP threads; the worker is only a gRPC client."""
+def test_a_worker_loads_no_faiss_no_database_and_no_compiler() -> None:
+    """torch and FAISS would fight over OpenMP threads; the worker is only a gRPC client. PyTorch's compiler, which its
+    optimisers load unless prevented, costs a worker's first search seconds."""
     code = (
-        "import sys, supernet_registry.registry.worker.process, supernet_registry.search.runs.pipeline\n"
-        "print([name for name in ('faiss', 'sqlalchemy', 'mlflow', 'ot') if name in sys.modules])"
+        "import sys, supernet_registry.registry.worker.process\n"
+        "from supernet_registry.search.recipe import Recipe\n"
+        "from supernet_registry.search.runs.pipeline import run_pipeline\n"
+        "from tests.tiny_search import tiny_dataset, tiny_space\n"
+        "recipe = Recipe.for_space(tiny_space()).override(batch_size=16, epochs=1, child_epochs=1)\n"
+        "run_pipeline(tiny_dataset(), tiny_space(), recipe, seed=0, device='cpu')\n"
+        "unwanted = ('faiss', 'sqlalchemy', 'mlflow', 'ot', 'torch._dynamo')\n"
+        "print([name for name in unwanted if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
