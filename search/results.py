@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste"]
+__all__ = ["GENERALIST", "NEAREST", "Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste"]
+
+NEAREST = "nearest"
+"""Origin of a candidate that was found by its distance. Any other origin is the name of an offer of the registry: such
+candidates are tasted beside the nearest ones, whatever their distance, and take nobody's place."""
+GENERALIST = "generalist"
+"""Origin of a supernet that was pretrained over several datasets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +25,7 @@ class Candidate:
     version: str
     ot_distance: float
     weights: bytes  # safetensors, as `PipelineResult.weights`
-    generalist: bool = False  # pretrained over several datasets: tasted beside the others, whatever its distance
+    origin: str = NEAREST
 
 
 @dataclass(frozen=True, slots=True)

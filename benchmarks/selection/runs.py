@@ -235,7 +235,7 @@ def _auto(world: World, dataset: ImageDataset, seed: int, distances: Mapping[str
             c.version,
             c.ot_distance,
             _weights_path(world, by_version[c.version], seed).read_bytes(),
-            generalist=c.generalist,
+            origin=c.origin,
         )
         for c in choose_candidates(NearestSources(candidates=chosen), world.recipe.taste_candidates)
     ]

@@ -16,12 +16,14 @@ from supernet_registry.clients.cli.options import AsJson, DatasetPath, MomentsOn
 from supernet_registry.clients.cli.reading import dataset_called
 from supernet_registry.clients.cli.searching import load
 from supernet_registry.clients.wire.resources import (
+    GAIN,
     DatasetMap,
     DatasetPoint,
     NearestSources,
     ShortlistEntry,
     ShortlistOutcome,
 )
+from supernet_registry.search.results import NEAREST
 
 if TYPE_CHECKING:
     from supernet_registry.clients.registry_client import RegistryClient
@@ -127,22 +129,28 @@ def _draw_couplings(client: RegistryClient, found: NearestSources, data: ImageDa
 
 
 def _print_candidates(found: NearestSources) -> None:
-    predicted = any(candidate.predicted_gain is not None for candidate in found.candidates)
+    signals = sorted({signal for candidate in found.candidates for signal in candidate.predictions})
     rows = []
     for c in found.candidates:
-        gain = "" if c.predicted_gain is None else f"{100 * c.predicted_gain:+.1f} points"
+        predicted = (_prediction(signal, c.predictions.get(signal)) for signal in signals)
         verdict = ("" if c.eligible else "not eligible: ") + (c.reasons[0].message if c.reasons else "usable")
         distances = tuple(
-            output.number(distance) if distance or not c.generalist else ""  # a generalist's may be unknown
+            output.number(distance) if distance or c.origin == NEAREST else ""  # that of an offer may be unknown
             for distance in (c.ot_distance, c.embedding_distance)
         )
         name = (output.short(c.version), c.dataset_display_name)
-        rows.append((*name, *distances, output.percent(c.quality), *([gain] if predicted else []), verdict))
+        rows.append((*name, *distances, output.percent(c.quality), *predicted, verdict))
     output.print_table(
-        ["!version", "~dataset", ">OT", ">embedding", ">quality", *([">gain"] if predicted else []), "verdict"],
+        ["!version", "~dataset", ">OT", ">embedding", ">quality", *(f">{signal}" for signal in signals), "verdict"],
         rows,
         empty="The registry holds no supernets yet.",
     )
+
+
+def _prediction(signal: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:+.1f} points" if signal == GAIN else output.number(value)
 
 
 def _print_explanation(found: NearestSources) -> None:
@@ -165,8 +173,8 @@ def _print_explanation(found: NearestSources) -> None:
         title="Reasons",
         empty="No reasons.",
     )
-    if found.gain_model_reason:
-        output.say(f"Gain model: {found.gain_model_reason}")
+    for signal, reason in sorted(found.signal_reasons.items()):
+        output.say(f"Predicted {signal}: {reason}")
 
 
 def _shortlist_row(entry: ShortlistEntry) -> tuple[str, ...]:

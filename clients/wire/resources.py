@@ -13,8 +13,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from supernet_registry.search.errors import InvalidArgument
+from supernet_registry.search.results import NEAREST
 
 __all__ = [
+    "GAIN",
     "AbandonOutcome",
     "ClassCoupling",
     "Cost",
@@ -53,6 +55,9 @@ __all__ = [
     "Upload",
     "Variant",
 ]
+
+GAIN = "gain"
+"""The signal in `SourceCandidate.predictions` by which a search chooses whom to taste."""
 
 
 class TransferMode(StrEnum):
@@ -251,8 +256,8 @@ class SourceCandidate:
     eligible: bool = False
     reasons: tuple[Reason, ...] = ()
     class_coupling: ClassCoupling | None = None
-    predicted_gain: float | None = None
-    generalist: bool = False
+    predictions: Mapping[str, float] = field(default_factory=dict)
+    origin: str = NEAREST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +283,7 @@ class NearestSources:
     shortlist_seconds: float = 0.0
     rerank_seconds: float = 0.0
     shortlist: tuple[ShortlistEntry, ...] = ()
-    gain_model_reason: str = ""
+    signal_reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

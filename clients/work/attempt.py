@@ -37,7 +37,7 @@ from supernet_registry.clients.work.candidates import choose_candidates
 from supernet_registry.clients.work.lease_keeper import LeaseKeeper
 from supernet_registry.clients.work.translate import decision_resource, recipe_of, transfer_mode_of, version_resource
 from supernet_registry.search.recipe import Recipe
-from supernet_registry.search.results import Candidate, Decision, Epoch, Listener, PipelineResult
+from supernet_registry.search.results import NEAREST, Candidate, Decision, Epoch, Listener, PipelineResult
 from supernet_registry.search.spaces import SearchSpace, space_from_fields
 from supernet_registry.search.storage.weights import check_weights
 from supernet_registry.search.tasks import ImageDataset, unpack_images
@@ -231,12 +231,12 @@ class Attempt:
             name = spec.source_version
             # The answer names one version a dataset; the distance is the dataset's, whichever version was asked for.
             version = self._keeper.persist(lambda: self._client.get_version(name))
-            known = {c.version if c.generalist else c.dataset: c.ot_distance for c in reversed(found.candidates)}
+            known = {c.dataset or c.version: c.ot_distance for c in reversed(found.candidates)}
             return [self._download(name, known.get(version.name if version.datasets else version.dataset, 0.0))]
         candidates = []
         for chosen in choose_candidates(found, recipe.taste_candidates):
             try:
-                candidate = self._download(chosen.version, chosen.ot_distance, generalist=chosen.generalist)
+                candidate = self._download(chosen.version, chosen.ot_distance, origin=chosen.origin)
                 check_weights(candidate.weights)
             except (BlobCorrupt, DigestMismatch, NotFound, UnsafeWeights, NotFinite) as error:
                 # One bad blob must not stop the others; scratch is always left.
@@ -256,10 +256,10 @@ class Attempt:
             )
         )
 
-    def _download(self, version: str, ot_distance: float, *, generalist: bool = False) -> Candidate:
+    def _download(self, version: str, ot_distance: float, *, origin: str = NEAREST) -> Candidate:
         resource = self._keeper.persist(lambda: self._client.get_version(version))
         weights = self._keeper.persist(lambda: self._client.download_blob(resource.weights_blob))
-        return Candidate(version=resource.name, ot_distance=ot_distance, weights=weights, generalist=generalist)
+        return Candidate(version=resource.name, ot_distance=ot_distance, weights=weights, origin=origin)
 
     # Result
 

@@ -2,6 +2,7 @@
 
     with Catalog.open(settings) as catalog:      # any process: server, publisher, tools, tests
         catalog.datasets, .supernets, .jobs      # what users ask for
+        catalog.dataset_points, .tastes          # what the map and the gain model need
         catalog.leases, .write_back              # what workers need
         catalog.blobs, .uploads                  # bytes
         catalog.outbox, .mlflow_links            # what the publisher needs
@@ -18,12 +19,14 @@ from typing import Self
 import sqlalchemy as sa
 
 from supernet_registry.registry.catalog.blobs import Blobs
+from supernet_registry.registry.catalog.dataset_points import DatasetPoints
 from supernet_registry.registry.catalog.datasets import Datasets
 from supernet_registry.registry.catalog.jobs import Jobs
 from supernet_registry.registry.catalog.leases import Leases
 from supernet_registry.registry.catalog.outbox import MlflowLinks, Outbox
 from supernet_registry.registry.catalog.supernets import Supernets
 from supernet_registry.registry.catalog.sweep import Sweeper
+from supernet_registry.registry.catalog.tastes import Tastes
 from supernet_registry.registry.catalog.uploads import Uploads
 from supernet_registry.registry.catalog.write_back import WriteBack
 from supernet_registry.registry.clock import Clock, utc_now
@@ -43,6 +46,8 @@ class Catalog:
         self.blobs = Blobs(engine, store, clock, grace_seconds=settings.blob_grace_seconds)
         self.uploads = Uploads(engine, self.blobs, settings, clock)
         self.datasets = Datasets(engine, self.blobs, clock)
+        self.dataset_points = DatasetPoints(engine)
+        self.tastes = Tastes(engine)
         self.supernets = Supernets(engine, clock)
         self.jobs = Jobs(engine, clock)
         self.leases = Leases(engine, self.blobs, settings, clock)

@@ -14,6 +14,7 @@ from supernet_registry.clients.streams.stream import Experience
 from supernet_registry.clients.wire.resources import SourceCandidate
 from supernet_registry.registry.evaluation.policies import Policy
 from supernet_registry.search.errors import SearchFailed
+from supernet_registry.search.results import NEAREST
 
 __all__ = ["source_chooser"]
 
@@ -50,7 +51,7 @@ def source_chooser(policy: Policy, client: RegistryClient, options: StreamOption
             search_space=space_descriptor(options.space),
             min_index_sequence=dataset.index_sequence,
         )
-        usable = [candidate for candidate in found.candidates if candidate.compatible and not candidate.generalist]
+        usable = [candidate for candidate in found.candidates if candidate.compatible and candidate.origin == NEAREST]
         return min(usable, key=_by_distance).version if usable else "scratch"
 
     choosers: dict[Policy, ChooseSource] = {

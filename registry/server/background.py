@@ -27,7 +27,7 @@ _RENEW_SECONDS = 1.0
 """Pause between two looks for embeddings of another release; a look without work costs nothing."""
 
 _LEARN_SECONDS = 60.0
-"""Pause between two looks for finished jobs that the gain model has not seen; a look without news reads row ids."""
+"""Pause between two looks for finished jobs that the signals have not seen; a look without news reads row ids."""
 
 
 def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> list[asyncio.Task[None]]:
@@ -55,7 +55,8 @@ def background_tasks(registry: Registry, notifier: Notifier, pools: Pools) -> li
             await pools.fast(registry.index.catch_up)
 
     async def learn() -> None:
-        await _interruptible(pools.slow, registry.gains.refresh)
+        for signal in registry.signals.values():
+            await _interruptible(pools.slow, signal.refresh)
 
     # A quarter of a lease: a dead worker's job waits at most that much longer.
     chores = (

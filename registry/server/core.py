@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from supernet_registry.clients.wire.resources import Encoder
 from supernet_registry.registry.catalog import Catalog
-from supernet_registry.registry.catalog.tastes import Tastes
 from supernet_registry.registry.index.embedding_index import EmbeddingIndex
 from supernet_registry.registry.index.reembedding import CurrentEmbeddings
 from supernet_registry.registry.settings import Settings
 from supernet_registry.registry.sources.finder import SourceFinder
-from supernet_registry.registry.sources.signals.gain_predictor import GainPredictor
+from supernet_registry.registry.sources.offers import open_offers
+from supernet_registry.registry.sources.signals import open_signals
+from supernet_registry.registry.sources.signals.signal import Signal
+from supernet_registry.registry.sources.stored_sketches import StoredSketches
 from supernet_registry.registry.transport.pool import TransportPool, default_processes
 from supernet_registry.search.errors import DimensionMismatch, EncoderMismatch, InvalidArgument
 from supernet_registry.search.similarity import (
@@ -38,7 +41,7 @@ class Registry:
     embedding_id: str
     embeddings: CurrentEmbeddings
     index: EmbeddingIndex
-    gains: GainPredictor
+    signals: Mapping[str, Signal]
     finder: SourceFinder
 
     @classmethod
@@ -59,21 +62,23 @@ class Registry:
             embeddings = CurrentEmbeddings(catalog.datasets, encoder_id=encoder.encoder_id, embedding_id=current_id)
             index = EmbeddingIndex(EMBEDDING_DIMENSION, embeddings.changes)
             index.catch_up()
-            gains = GainPredictor(Tastes(catalog.engine))
+            sketches = StoredSketches(catalog.blobs.store)
+            signals = open_signals(catalog)
             processes = settings.transport_processes
             finder = SourceFinder(
                 catalog.datasets,
-                catalog.blobs.store,
+                sketches,
                 index,
                 shortlist_size=settings.shortlist_size,
                 tie_band=settings.tie_band,
                 pool=TransportPool(default_processes() if processes is None else processes),
-                gains=gains,
+                offers=open_offers(catalog, sketches),
+                signals=signals,
             )
         except BaseException:
             catalog.close()
             raise
-        return cls(settings, catalog, encoder, current_id, embeddings, index, gains, finder)
+        return cls(settings, catalog, encoder, current_id, embeddings, index, signals, finder)
 
     def close(self) -> None:
         """Stop computing and close the database."""

@@ -6,7 +6,6 @@ from google.protobuf.empty_pb2 import Empty
 
 from supernet_registry.clients.wire.convert import to_proto
 from supernet_registry.clients.wire.resources import Dataset, DatasetMap, Encoder, NearestSources, SpaceDescriptor
-from supernet_registry.registry.catalog.dataset_points import DatasetPoints
 from supernet_registry.registry.server.convert import optional, read, require
 from supernet_registry.registry.server.core import Registry
 from supernet_registry.registry.server.notifier import QUEUE, Notifier
@@ -33,8 +32,7 @@ class DatasetHandlers(Handlers):
         self._notifier = notifier
         self._datasets = registry.catalog.datasets
         self._targets = TargetReader(registry)
-        points = DatasetPoints(registry.catalog.engine)
-        self._mapper = DatasetMapper(points, registry.index, registry.embedding_id)
+        self._mapper = DatasetMapper(registry.catalog.dataset_points, registry.index, registry.embedding_id)
 
     def get_encoder(self, request: pb.GetEncoderRequest) -> Encoder:
         if request.name not in ("", "encoder"):

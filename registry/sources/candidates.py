@@ -45,6 +45,7 @@ from supernet_registry.clients.wire.resources import (
     SupernetVersion,
 )
 from supernet_registry.search.errors import InvalidArgument, SpaceMismatch
+from supernet_registry.search.results import GENERALIST
 from supernet_registry.search.spaces import Genotype, SearchSpace, check_compatible, family_of, space_from_fields
 from supernet_registry.search.spaces.family import SKIP
 
@@ -157,7 +158,7 @@ def generalist_candidate(
     here = (reason, *(same if knows_target else ()))
     return replace(
         candidate,
-        generalist=True,
+        origin=GENERALIST,
         same_dataset=knows_target,
         ot_converged=candidate.ot_converged and nearest is not None,
         reasons=(*here, *candidate.reasons) if candidate.eligible else (*candidate.reasons, *here),

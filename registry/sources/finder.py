@@ -3,9 +3,9 @@
 The shortlist is cheap and approximate, the re-rank exact and a hundred times dearer; so exact distances are cached in
 the catalog by the digests of the two sketches; those that cannot change the answer are not computed
 (`registry.sources.rerank`), the others in a bounded pool (`registry.transport.pool`), and given up one by one when the
-caller's deadline comes: the answer then says `partial`. The generalist is offered beside the ranking
-(`registry.sources.offers.generalist`). What a distance means for a version (gates, ranks, ties, novelty) is in
-`registry.sources.candidates`.
+caller's deadline comes: the answer then says `partial`. What a distance means for a version (gates, ranks, ties,
+novelty) is in `registry.sources.candidates`. Other origins of candidates are listed after the ranking
+(`registry.sources.offers`); what else is known of a candidate's worth is said beside it (`registry.sources.signals`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet_registry.clients.wire.resources import ClassCoupling, Dataset, NearestSources, SourceCandidate
+from supernet_registry.clients.wire.resources import ClassCoupling, NearestSources, SourceCandidate
 from supernet_registry.registry.catalog.datasets import Datasets
 from supernet_registry.registry.catalog.distances import Distance, Pair
 from supernet_registry.registry.catalog.sources import SourceStamp
@@ -29,17 +29,17 @@ from supernet_registry.registry.index.embedding_index import EmbeddingIndex, Hit
 from supernet_registry.registry.lru import LruCache
 from supernet_registry.registry.sources.candidates import Cutoff, judge_novelty, place
 from supernet_registry.registry.sources.neighbour_distances import NeighbourDistances
-from supernet_registry.registry.sources.offers.generalist import GeneralistSource
+from supernet_registry.registry.sources.offers.offer import Offer, Wanted
 from supernet_registry.registry.sources.rerank import Rerank, Shortlisted
+from supernet_registry.registry.sources.signals.signal import Signal
 from supernet_registry.registry.sources.stored_sketches import StoredSketches
 from supernet_registry.registry.sources.stored_sources import StoredSources
-from supernet_registry.registry.storage.blobs.store import BlobStore
 from supernet_registry.registry.transport.pool import TransportPool
 from supernet_registry.search.errors import InvalidArgument, SupernetRegistryError
 from supernet_registry.search.similarity import Sketch, embed
 from supernet_registry.search.spaces import SearchSpace
 
-__all__ = ["GainGuide", "NearestQuery", "SourceFinder"]
+__all__ = ["NearestQuery", "SourceFinder"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,25 +55,6 @@ _MOST_BOUNDS = 100_000
 """Of pairs whose distance was not needed: the same query again then costs no more than reading distances."""
 _ANSWER_SECONDS = 0.1
 """Of the caller's time, kept back for ranking, the answer and its way."""
-
-
-class GainGuide(Protocol):
-    """Predicts what each candidate is worth, where the registry's own jobs have taught that. Thread-safe."""
-
-    @property
-    def reason(self) -> str:
-        """What is known of the predictions, in one sentence with its numbers: whether there are any, and why."""
-
-    def predict_gains(
-        self, candidates: Sequence[SourceCandidate], target: Sketch, datasets: Mapping[str, Dataset]
-    ) -> Mapping[str, float]:
-        """Gain in validation accuracy over scratch, by version name; without those that cannot be predicted.
-
-        Args:
-            candidates: ranked.
-            target: the query's sketch.
-            datasets: those of the candidates, by name.
-        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,35 +80,37 @@ class SourceFinder:
 
     Args:
         datasets: the catalog's datasets.
-        store: where their sketches lie.
+        sketches: theirs.
         index: embeddings of all datasets.
         shortlist_size: datasets to re-rank, unless the query says otherwise.
         tie_band: see `registry.sources.candidates`.
         pool: solves the transports; closed with the finder.
-        gains: fills `SourceCandidate.predicted_gain`; the ranking stays that of OT distance.
+        offers: add candidates after the ranking.
+        signals: fill `SourceCandidate.predictions`, by name; the ranking stays that of OT distance.
     """
 
     def __init__(
         self,
         datasets: Datasets,
-        store: BlobStore,
+        sketches: StoredSketches,
         index: EmbeddingIndex,
         *,
         shortlist_size: int,
         tie_band: float,
         pool: TransportPool,
-        gains: GainGuide | None = None,
+        offers: Sequence[Offer] = (),
+        signals: Mapping[str, Signal] = MappingProxyType({}),
     ) -> None:
         self._datasets = datasets
         self._index = index
         self._shortlist_size = shortlist_size
         self._tie_band = tie_band
         self._pool = pool
-        self._gains = gains
+        self._offers = offers
+        self._signals = signals
         self._neighbours = NeighbourDistances(datasets)
         self._sources = StoredSources(datasets)
-        self._sketches = StoredSketches(store)
-        self._generalists = GeneralistSource(datasets, self._sketches)
+        self._sketches = sketches
         self._embeddings: LruCache[str, NDArray[np.float32]] = LruCache(_MOST_EMBEDDINGS)
         self._bounds: LruCache[Pair, float] = LruCache(_MOST_BOUNDS)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="distances")
@@ -170,17 +153,16 @@ class SourceFinder:
             rerank.couple({candidate.dataset for candidate in candidates})
             candidates = _with_coupling(candidates, shortlist)
             complete = complete and all(candidate.class_coupling is not None for candidate in candidates)
-        generalist = self._generalists.offer(
-            query.sketch.digest,
-            query.space,
-            rerank.computed,
-            {item.hit.name: item.hit.distance for item in shortlist},
+        wanted = Wanted(
+            target=query.sketch,
+            space=query.space,
+            ranked=candidates,
+            computed=rerank.computed,
+            embedding_distances={item.hit.name: item.hit.distance for item in shortlist},
         )
+        offered = [candidate for offer in self._offers for candidate in offer.candidates(wanted)]
         return NearestSources(
-            candidates=(
-                *self._with_gains(candidates, query.sketch, shortlist),
-                *(() if generalist is None else (generalist,)),
-            ),
+            candidates=self._with_predictions([*candidates, *offered], query.sketch, shortlist),
             novel=novel,
             novelty_reason=novelty_reason,
             index_sequence=sequence,
@@ -189,7 +171,7 @@ class SourceFinder:
             shortlist_seconds=shortlisted - start,
             rerank_seconds=time.monotonic() - shortlisted,
             shortlist=tuple(item.entry() for item in shortlist) if query.explain else (),
-            gain_model_reason=self._gains.reason if self._gains else "",
+            signal_reasons={name: signal.reason for name, signal in self._signals.items()},
         )
 
     def _embedding(self, query: NearestQuery) -> NDArray[np.float32]:
@@ -259,14 +241,22 @@ class SourceFinder:
         except SupernetRegistryError as error:
             _log.warning("%d distances are not remembered: %s", len(computed), error)
 
-    def _with_gains(
+    def _with_predictions(
         self, candidates: Sequence[SourceCandidate], target: Sketch, shortlist: Sequence[Shortlisted]
     ) -> tuple[SourceCandidate, ...]:
-        if self._gains is None or not candidates:
-            return tuple(candidates)
+        if not candidates:
+            return ()
         datasets = {item.hit.name: item.dataset for item in shortlist}
-        gains = self._gains.predict_gains(candidates, target, datasets)
-        return tuple(replace(candidate, predicted_gain=gains.get(candidate.version)) for candidate in candidates)
+        predicted = {name: signal.predict(candidates, target, datasets) for name, signal in self._signals.items()}
+        return tuple(
+            replace(
+                candidate,
+                predictions={
+                    name: values[candidate.version] for name, values in predicted.items() if candidate.version in values
+                },
+            )
+            for candidate in candidates
+        )
 
 
 def _with_coupling(

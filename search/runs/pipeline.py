@@ -158,7 +158,7 @@ class _Run:
         if info.space != self.space:
             tensors, report = map_supernet(tensors, info.space, self.space)
             self.listener.on_message(f"{candidate.version} is of another size: {report}.")
-        return Source(candidate.version, candidate.ot_distance, tensors, _skill(info), candidate.generalist)
+        return Source(candidate.version, candidate.ot_distance, tensors, _skill(info), candidate.origin)
 
     def search(self) -> None:
         """Search until the last epoch or a plateau; the supernet is then in its best state."""

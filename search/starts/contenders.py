@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from supernet_registry.search.errors import SearchDiverged
-from supernet_registry.search.results import Taste
+from supernet_registry.search.results import NEAREST, Taste
 from supernet_registry.search.starts.evidence import Evidence
 from supernet_registry.search.starts.setup import Start
 from supernet_registry.search.training.evaluation import calibrate, collect_logits, score_logits
@@ -32,7 +32,7 @@ class Source:
     ot_distance: float
     tensors: Mapping[str, Tensor]
     skill: float | None = None
-    generalist: bool = False
+    origin: str = NEAREST
 
     @property
     def is_skilled(self) -> bool:
@@ -44,9 +44,9 @@ class Source:
 class Contender:
     """A source that is tried (scratch if `version` is empty) and what its trial has shown so far."""
 
-    def __init__(self, version: str, ot_distance: float, start: Start, *, generalist: bool = False) -> None:
+    def __init__(self, version: str, ot_distance: float, start: Start, *, origin: str = NEAREST) -> None:
         assert start.loop.best is not None
-        self.generalist = generalist
+        self.origin = origin
         self.version, self.ot_distance, self.loop = version, ot_distance, start.loop
         self.start = start.evidence
         self.evidence = start.evidence  # where its loss was least so far: a valley on the way is no loss
@@ -79,7 +79,7 @@ class Contender:
     @property
     def reason(self) -> str:
         """The verdict, and why it was tried at all if that was not its distance."""
-        return f"the generalist, {self.verdict}" if self.generalist else self.verdict
+        return self.verdict if self.origin == NEAREST else f"the {self.origin}, {self.verdict}"
 
     def to_taste(self, scratch: Contender, *, chosen: bool) -> Taste:
         """What is reported."""

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from supernet_registry.search.errors import SearchDiverged
 from supernet_registry.search.recipe import Recipe
-from supernet_registry.search.results import Decision, Taste
+from supernet_registry.search.results import NEAREST, Decision, Taste
 from supernet_registry.search.starts.contenders import UNSKILLED, Contender, Source
 from supernet_registry.search.starts.setup import SearchSetup
 from supernet_registry.search.training.loop import Loop
@@ -36,7 +36,7 @@ _EQUAL = 0.02  # nats within which they are, however sure the difference: one ma
 
 
 def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -> tuple[Loop, Decision]:
-    """Try candidates, the nearest first, against scratch; a generalist among them is tried beside the others.
+    """Try candidates, the nearest first, against scratch; one that is not here for its distance is tried beside those.
 
     Returns:
         The winner's loop, to go on with, and the decision with everyone's scores.
@@ -50,15 +50,15 @@ def taste_sources(setup: SearchSetup, candidates: Sequence[Source], mode: str) -
     scratch = Contender("", 0.0, fresh)
     sources, unusable = [], [_not_tried(source, UNSKILLED) for source in candidates if not source.is_skilled]
     skilled = [source for source in candidates if source.is_skilled]
-    near = [source for source in skilled if not source.generalist][: recipe.taste_candidates]
-    for source in [*near, *(source for source in skilled if source.generalist)]:
+    near = [source for source in skilled if source.origin == NEAREST][: recipe.taste_candidates]
+    for source in [*near, *(source for source in skilled if source.origin != NEAREST)]:
         try:
             start = setup.prepare(source.tensors, mode)
         except SearchDiverged as error:  # finite weights may still give infinite losses
             unusable.append(_not_tried(source, f"diverged: {error.message}"))
             continue
         setup.choose_schedule(start, fresh)
-        sources.append(Contender(source.version, source.ot_distance, start, generalist=source.generalist))
+        sources.append(Contender(source.version, source.ot_distance, start, origin=source.origin))
     winner = _compete(scratch, sources, recipe)
     contenders = [*sources, scratch]
     decision = Decision(
@@ -102,14 +102,14 @@ def _compete(scratch: Contender, sources: Sequence[Contender], recipe: Recipe) -
 
 def _best(contenders: Sequence[Contender], count: int) -> list[Contender]:
     """Those with the least loss. Among those that so few images cannot tell from the very best, or that differ from it
-    by next to nothing, the nearer comes first: the distance knows nothing of these images' luck. A generalist, which is
-    not here for its distance, comes last."""
+    by next to nothing, the nearer comes first: the distance knows nothing of these images' luck. One that is not here
+    for its distance, as a generalist is not, comes last."""
     top = max(contenders, key=lambda contender: contender.evidence.gain_over(contenders[0].evidence)[0])
 
     def order(contender: Contender) -> tuple[bool, bool, float]:
         behind = top.evidence.lead_over(contender.evidence)
         if behind <= _TIED or top.evidence.gain_over(contender.evidence)[0] <= _EQUAL:
-            return False, contender.generalist, contender.ot_distance
+            return False, contender.origin != NEAREST, contender.ot_distance
         return True, False, behind
 
     return sorted(contenders, key=order)[:count]

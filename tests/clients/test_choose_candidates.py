@@ -35,20 +35,20 @@ def test_candidates_are_the_nearest_of_each_dataset_the_own_dataset_first() -> N
 
 def test_the_generalist_comes_beside_the_others_and_takes_nobodys_place() -> None:
     """Its distance and predictions do not matter; where nothing is tasted, neither is it."""
-    found = (candidate("near"), candidate("far"), candidate("generalist", generalist=True, same_dataset=True))
+    found = (candidate("near"), candidate("far"), candidate("generalist", origin="generalist", same_dataset=True))
     assert chosen(1, *found) == ["near", "generalist"]
     assert chosen(2, *found) == ["near", "far", "generalist"]
     assert chosen(0, *found) == []
-    assert chosen(1, *found[:2], candidate("bad", generalist=True, eligible=False)) == ["near"]
+    assert chosen(1, *found[:2], candidate("bad", origin="generalist", eligible=False)) == ["near"]
     assert chosen(1, found[2]) == ["generalist"]
 
 
 def test_after_the_nearest_come_the_highest_predicted_gains() -> None:
     found = (
-        candidate("nearest", predicted_gain=0.01),
-        candidate("useless", predicted_gain=-0.1),
-        candidate("good", predicted_gain=0.2),
-        candidate("best", predicted_gain=0.3),
+        candidate("nearest", predictions={"gain": 0.01}),
+        candidate("useless", predictions={"gain": -0.1}),
+        candidate("good", predictions={"gain": 0.2}),
+        candidate("best", predictions={"gain": 0.3}),
     )
     assert chosen(3, *found) == ["nearest", "best", "good"]
     assert chosen(4, *found) == ["nearest", "best", "good", "useless"]
@@ -56,15 +56,17 @@ def test_after_the_nearest_come_the_highest_predicted_gains() -> None:
 
 def test_the_nearest_is_tasted_whatever_is_predicted() -> None:
     """Otherwise finished jobs could no longer say whether predictions are better than distance."""
-    assert chosen(1, candidate("nearest", predicted_gain=-0.5), candidate("best", predicted_gain=0.5)) == ["nearest"]
+    assert chosen(
+        1, candidate("nearest", predictions={"gain": -0.5}), candidate("best", predictions={"gain": 0.5})
+    ) == ["nearest"]
 
 
 def test_the_own_dataset_comes_before_any_prediction() -> None:
     found = (
-        candidate("nearest", predicted_gain=0.1),
-        candidate("second", predicted_gain=0.2),
-        candidate("best", predicted_gain=0.9),
-        candidate("own", same_dataset=True, predicted_gain=0.0),
+        candidate("nearest", predictions={"gain": 0.1}),
+        candidate("second", predictions={"gain": 0.2}),
+        candidate("best", predictions={"gain": 0.9}),
+        candidate("own", same_dataset=True, predictions={"gain": 0.0}),
     )
     assert chosen(3, *found) == ["own", "nearest", "best"]
 
@@ -72,20 +74,20 @@ def test_the_own_dataset_comes_before_any_prediction() -> None:
 def test_candidates_without_a_prediction_come_last_by_distance() -> None:
     """The registry predicts nothing for sources further away than any that was ever tasted."""
     found = (
-        candidate("nearest", predicted_gain=0.1),
-        candidate("harmful", predicted_gain=-0.2),
+        candidate("nearest", predictions={"gain": 0.1}),
+        candidate("harmful", predictions={"gain": -0.2}),
         candidate("far"),
         candidate("farther"),
-        candidate("good", predicted_gain=0.2),
+        candidate("good", predictions={"gain": 0.2}),
     )
     assert chosen(5, *found) == ["nearest", "good", "harmful", "far", "farther"]
 
 
 def test_equal_predictions_keep_the_order_of_distance() -> None:
-    found = [candidate(name, predicted_gain=0.1) for name in ("first", "second", "third", "fourth")]
+    found = [candidate(name, predictions={"gain": 0.1}) for name in ("first", "second", "third", "fourth")]
     assert chosen(4, *found) == ["first", "second", "third", "fourth"]
 
 
 def test_an_ineligible_candidate_is_not_tasted_for_its_prediction() -> None:
-    found = (candidate("nearest"), candidate("second"), candidate("low", eligible=False, predicted_gain=0.9))
+    found = (candidate("nearest"), candidate("second"), candidate("low", eligible=False, predictions={"gain": 0.9}))
     assert chosen(3, *found) == ["nearest", "second"]

@@ -84,7 +84,7 @@ def values(hint: Any, descriptor: Any) -> st.SearchStrategy[Any]:
         kind = next(arg for arg in get_args(hint) if arg is not type(None))
         return st.none() | values(kind, descriptor)
     if get_origin(hint) is Mapping:
-        return st.dictionaries(st.text(), st.text(), max_size=3)
+        return st.dictionaries(*(values(item, descriptor) for item in get_args(hint)), max_size=3)
     if get_origin(hint) is tuple:
         return st.lists(values(get_args(hint)[0], descriptor), max_size=3).map(tuple)
     if dataclasses.is_dataclass(hint):

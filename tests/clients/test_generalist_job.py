@@ -103,7 +103,7 @@ def test_a_generalist_is_a_job_and_its_version_a_candidate_of_every_later_search
     offered = found.candidates[-1]
     assert offered.eligible
     assert offered.reasons[0].code == "GENERALIST"
-    assert (offered.dataset, offered.tied, offered.predicted_gain) == ("", False, None)
+    assert (offered.dataset, offered.tied, offered.predictions) == ("", False, {})
     elsewhere = client.nearest(tiny_dataset(4), search_space=replace(tiny_space(), channels=6))
     assert not any(candidate.generalist for candidate in elsewhere.candidates)
 

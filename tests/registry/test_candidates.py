@@ -248,7 +248,7 @@ def test_a_generalist_has_the_least_known_distance_and_says_what_it_is():
     of_three = generalist_candidate(
         version("g"), [learnt("a"), learnt("b", distance=3.0), learnt("c", distance=2.0)], SPACE
     )
-    assert (of_three.generalist, of_three.eligible, of_three.dataset) == (True, True, "")
+    assert (of_three.origin, of_three.eligible, of_three.dataset) == ("generalist", True, "")
     assert (of_three.ot_distance, of_three.embedding_distance, of_three.ot_converged) == (2.0, 4.0, True)
     assert codes(of_three) == ["GENERALIST"]
     assert "nearest known of them is c" in of_three.reasons[0].message

@@ -550,6 +550,26 @@ class SourceCandidate(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PredictionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERSION_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     DATASET_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
@@ -564,8 +584,8 @@ class SourceCandidate(_message.Message):
     ELIGIBLE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     CLASS_COUPLING_FIELD_NUMBER: _builtins.int
-    PREDICTED_GAIN_FIELD_NUMBER: _builtins.int
-    GENERALIST_FIELD_NUMBER: _builtins.int
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """`supernets/{id}/versions/{n}`."""
     dataset: _builtins.str
@@ -590,14 +610,11 @@ class SourceCandidate(_message.Message):
     """Whether its search space can be warm-started into the queried one."""
     eligible: _builtins.bool
     """Whether it passes every gate: compatible and good enough."""
-    predicted_gain: _builtins.float
-    """Validation accuracy that this source is expected to add before any training, compared with scratch, in [-1, 1].
-    Learnt from the registry's finished jobs; unset while that is no better a guide than the distance.
-    """
-    generalist: _builtins.bool
-    """Whether it is the registry's generalist: the newest eligible one, listed after all others whatever its distance, and
-    beyond `top_k`. It has no `dataset`; its distances are the least known ones to any of its datasets, 0 if none is
-    known; it is never `tied` and has no prediction.
+    origin: _builtins.str
+    """Why it is a candidate: `nearest` (by its distance), or the name of the registry's offer. What an offer adds is listed
+    after all others, beyond `top_k`, and never `tied`. `generalist`: the newest eligible supernet that was pretrained
+    over several datasets. It has no `dataset`; its distances are the least known ones to any of its datasets, 0 if none
+    is known.
     """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
@@ -606,6 +623,13 @@ class SourceCandidate(_message.Message):
     @_builtins.property
     def class_coupling(self) -> Global___ClassCoupling:
         """Class coupling, if asked for."""
+
+    @_builtins.property
+    def predictions(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What each of the registry's signals predicts for it, by the signal's name; without those that say nothing of it.
+        `gain`: validation accuracy that this source is expected to add before any training, compared with scratch, in
+        [-1, 1]; learnt from the registry's finished jobs, and absent while that is no better a guide than the distance.
+        """
 
     def __init__(
         self,
@@ -624,16 +648,14 @@ class SourceCandidate(_message.Message):
         eligible: _builtins.bool = ...,
         reasons: _abc.Iterable[Global___Reason] | None = ...,
         class_coupling: Global___ClassCoupling | None = ...,
-        predicted_gain: _builtins.float | None = ...,
-        generalist: _builtins.bool = ...,
+        predictions: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain", "class_coupling", b"class_coupling", "predicted_gain", b"predicted_gain"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["class_coupling", b"class_coupling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain", "class_coupling", b"class_coupling", "compatible", b"compatible", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "eligible", b"eligible", "embedding_distance", b"embedding_distance", "generalist", b"generalist", "ot_converged", b"ot_converged", "ot_distance", b"ot_distance", "predicted_gain", b"predicted_gain", "quality", b"quality", "quality_floor", b"quality_floor", "reasons", b"reasons", "same_dataset", b"same_dataset", "tied", b"tied", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_coupling", b"class_coupling", "compatible", b"compatible", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "eligible", b"eligible", "embedding_distance", b"embedding_distance", "origin", b"origin", "ot_converged", b"ot_converged", "ot_distance", b"ot_distance", "predictions", b"predictions", "quality", b"quality", "quality_floor", b"quality_floor", "reasons", b"reasons", "same_dataset", b"same_dataset", "tied", b"tied", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__predicted_gain: _TypeAlias = _typing.Literal["predicted_gain"]  # noqa: Y015
-    _WhichOneofArgType__predicted_gain: _TypeAlias = _typing.Literal["_predicted_gain", b"_predicted_gain"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_gain) -> _WhichOneofReturnType__predicted_gain | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SourceCandidate: _TypeAlias = SourceCandidate  # noqa: Y015
 
@@ -687,6 +709,26 @@ class QueryNearestSourcesResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SignalReasonsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CANDIDATES_FIELD_NUMBER: _builtins.int
     NOVEL_FIELD_NUMBER: _builtins.int
     NOVELTY_REASON_FIELD_NUMBER: _builtins.int
@@ -696,7 +738,7 @@ class QueryNearestSourcesResponse(_message.Message):
     SHORTLIST_SECONDS_FIELD_NUMBER: _builtins.int
     RERANK_SECONDS_FIELD_NUMBER: _builtins.int
     SHORTLIST_FIELD_NUMBER: _builtins.int
-    GAIN_MODEL_REASON_FIELD_NUMBER: _builtins.int
+    SIGNAL_REASONS_FIELD_NUMBER: _builtins.int
     novel: _builtins.bool
     """Whether no stored dataset is near by the registry's own standards."""
     novelty_reason: _builtins.str
@@ -711,8 +753,6 @@ class QueryNearestSourcesResponse(_message.Message):
     """Seconds for the FAISS shortlist."""
     rerank_seconds: _builtins.float
     """Seconds for the optimal-transport re-rank."""
-    gain_model_reason: _builtins.str
-    """What is known of the gain model, in one sentence with its numbers: whether `predicted_gain` is set, and why."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceCandidate]:
         """Ranked by OT distance, nearest first; ineligible candidates keep their place."""
@@ -720,6 +760,10 @@ class QueryNearestSourcesResponse(_message.Message):
     @_builtins.property
     def shortlist(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShortlistEntry]:
         """The whole shortlist by embedding distance, if asked for."""
+
+    @_builtins.property
+    def signal_reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is known of each signal, by its name, in one sentence with its numbers: whether it predicts, and why."""
 
     def __init__(
         self,
@@ -733,11 +777,11 @@ class QueryNearestSourcesResponse(_message.Message):
         shortlist_seconds: _builtins.float = ...,
         rerank_seconds: _builtins.float = ...,
         shortlist: _abc.Iterable[Global___ShortlistEntry] | None = ...,
-        gain_model_reason: _builtins.str = ...,
+        signal_reasons: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dataset_count", b"dataset_count", "gain_model_reason", b"gain_model_reason", "index_sequence", b"index_sequence", "novel", b"novel", "novelty_reason", b"novelty_reason", "partial", b"partial", "rerank_seconds", b"rerank_seconds", "shortlist", b"shortlist", "shortlist_seconds", b"shortlist_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dataset_count", b"dataset_count", "index_sequence", b"index_sequence", "novel", b"novel", "novelty_reason", b"novelty_reason", "partial", b"partial", "rerank_seconds", b"rerank_seconds", "shortlist", b"shortlist", "shortlist_seconds", b"shortlist_seconds", "signal_reasons", b"signal_reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,18 +8,20 @@ transport is computed for it: its distance is the least of those that are known 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from supernet_registry.clients.wire.resources import SourceCandidate, SupernetVersion
-from supernet_registry.registry.catalog.datasets import Datasets
-from supernet_registry.registry.catalog.distances import Distance, Pair, pair
+from supernet_registry.registry.catalog.distances import pair
 from supernet_registry.registry.lru import LruCache
 from supernet_registry.registry.sources.candidates import LearntDataset, generalist_candidate
-from supernet_registry.registry.sources.stored_sketches import StoredSketches
+from supernet_registry.registry.sources.offers.offer import Offer, Wanted
 from supernet_registry.search.errors import SupernetRegistryError
-from supernet_registry.search.spaces import SearchSpace
 
-__all__ = ["GeneralistSource"]
+if TYPE_CHECKING:
+    from supernet_registry.registry.catalog import Catalog
+    from supernet_registry.registry.sources.stored_sketches import StoredSketches
+
+__all__ = ["GeneralistOffer"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,60 +30,41 @@ _MOST_TRIED = 20
 _MOST_VERSIONS = 1000
 
 
-class GeneralistSource:
-    """Finds it. Thread-safe.
+class GeneralistOffer(Offer):
+    """Finds it.
 
     Args:
-        datasets: the catalog's datasets.
+        catalog: where generalists, their datasets and known distances are.
         sketches: of the stored datasets.
     """
 
-    def __init__(self, datasets: Datasets, sketches: StoredSketches) -> None:
-        self._datasets = datasets
+    def __init__(self, catalog: Catalog, sketches: StoredSketches) -> None:
+        self._datasets = catalog.datasets
         self._sketches = sketches
         self._versions: LruCache[int, SupernetVersion] = LruCache(_MOST_VERSIONS)
 
-    def offer(
-        self,
-        target_digest: str,
-        space: SearchSpace | None,
-        computed: Mapping[Pair, Distance],
-        embedding_distances: Mapping[str, float],
-    ) -> SourceCandidate | None:
-        """The newest eligible generalist, else the newest with the reason that bars it; None if there is none.
-
-        Args:
-            target_digest: of the target's sketch.
-            space: the target's search space; None for any.
-            computed: distances that the cache may not have yet.
-            embedding_distances: by dataset, as far as they are known.
-        """
-        newest = None
+    def candidates(self, wanted: Wanted) -> list[SourceCandidate]:
+        """The newest eligible generalist, else the newest with the reason that bars it; nothing if there is none."""
+        space, newest = wanted.space, None
         for row in self._datasets.generalist_rows(space.id if space else "", limit=_MOST_TRIED):
             try:
-                candidate = self._candidate(row, target_digest, space, computed, embedding_distances)
+                candidate = self._candidate(row, wanted)
             except SupernetRegistryError as error:  # one damaged sketch must not fail the query
                 _log.warning("a generalist is left out of a nearest-source query: %s", error)
                 continue
             if candidate is not None and candidate.eligible:
-                return candidate
+                return [candidate]
             newest = newest or candidate
-        return newest
+        return [newest] if newest is not None else []
 
-    def _candidate(
-        self,
-        row: int,
-        target_digest: str,
-        space: SearchSpace | None,
-        computed: Mapping[Pair, Distance],
-        embedding_distances: Mapping[str, float],
-    ) -> SourceCandidate | None:
+    def _candidate(self, row: int, wanted: Wanted) -> SourceCandidate | None:
         version = self._version(row)
         if version is None:
             return None  # deleted since
+        target_digest = wanted.target.digest
         datasets = self._datasets.get_many(version.datasets)
         digests = {dataset.sketch_digest for dataset in datasets.values()}
-        known = {**self._datasets.cached_distances(digests | {target_digest}), **computed}
+        known = {**self._datasets.cached_distances(digests | {target_digest}), **wanted.computed}
         learnt = []
         for dataset in datasets.values():
             facts = self._sketches.facts(dataset.sketch_digest)
@@ -92,12 +75,12 @@ class GeneralistSource:
                     same_dataset=dataset.sketch_digest == target_digest,
                     chance=facts.chance,
                     moments_only=facts.moments_only,
-                    embedding_distance=embedding_distances.get(dataset.name),
+                    embedding_distance=wanted.embedding_distances.get(dataset.name),
                     ot_distance=distance.value if distance else None,
                     ot_converged=distance.converged if distance else False,
                 )
             )
-        return generalist_candidate(version, learnt, space)
+        return generalist_candidate(version, learnt, wanted.space)
 
     def _version(self, row: int) -> SupernetVersion | None:
         """A version never changes; only whether it is a head does, which does not matter here."""

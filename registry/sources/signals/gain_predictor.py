@@ -13,6 +13,7 @@ from supernet_registry.registry.catalog.tastes import TastedJob, Tastes
 from supernet_registry.registry.catalog.versions import batches
 from supernet_registry.registry.sources.signals.gain_features import SourceFacts, TargetFacts, skill
 from supernet_registry.registry.sources.signals.gain_model import Experience, GainModel, fit_gain_model
+from supernet_registry.registry.sources.signals.signal import Signal
 from supernet_registry.search.similarity import Sketch
 
 __all__ = ["GainPredictor"]
@@ -23,8 +24,8 @@ MOST_JOBS = 5000
 """The model learns from so many of the newest finished jobs."""
 
 
-class GainPredictor:
-    """A `registry.sources.finder.GainGuide` that learns by `refresh`. Thread-safe; no query waits for a fit.
+class GainPredictor(Signal):
+    """Expects of a source the gain that sources like it have had over scratch. Thread-safe; no query waits for a fit.
 
     Args:
         tastes: what finished jobs have seen.
@@ -68,12 +69,12 @@ class GainPredictor:
             self._model, self._fitted_on = model, newest
             return True
 
-    def predict_gains(
+    def predict(
         self, candidates: Sequence[SourceCandidate], target: Sketch, datasets: Mapping[str, Dataset]
     ) -> dict[str, float]:
         """Expected gain by version name, of the eligible candidates that are like those that were tasted.
 
-        Empty while the model does not beat distance. See `registry.sources.finder.GainGuide` and `GainModel.predict`.
+        Empty while the model does not beat distance. See `GainModel.predict`.
         """
         model = self._model
         if not model.usable:

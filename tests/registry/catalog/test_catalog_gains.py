@@ -1,4 +1,4 @@
-"""The gain model in service: it learns from the jobs of a real catalog, and guides nearest-source queries."""
+"""The gain model in service: it learns from the jobs of a real catalog, and signals nearest-source queries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from supernet_registry.clients.wire.resources import Dataset, SourceCandidate, SupernetVersion
 from supernet_registry.registry.catalog.tastes import TastedJob, Tastes
-from supernet_registry.registry.sources.finder import GainGuide
 from supernet_registry.registry.sources.signals.gain_predictor import GainPredictor
+from supernet_registry.registry.sources.signals.signal import Signal
 from tests.registry.catalog.catalog_world import World, sketch
 from tests.registry.catalog.tasted_world import SCRATCH, add_source, finish_job, finish_tasting, measure
 
@@ -65,28 +65,28 @@ def test_it_learns_from_finished_jobs_that_skill_counts_and_says_so(world: World
         candidate(sources[2], 2.5, eligible=False),
         candidate(sources[1], 40.0),
     ]
-    predictor = GainPredictor(Tastes(world.catalog.engine))
-    guide: GainGuide = predictor
-    assert guide.reason == "Not used: the finished jobs have not been read yet."
+    predictor = GainPredictor(world.catalog.tastes)
+    signal: Signal = predictor
+    assert signal.reason == "Not used: the finished jobs have not been read yet."
     assert predictor.refresh()
-    assert guide.reason == "Not used: 0 finished jobs have tasted two sources or more, at least 20 are needed."
-    assert guide.predict_gains(candidates, TARGET, facts) == {}
+    assert signal.reason == "Not used: 0 finished jobs have tasted two sources or more, at least 20 are needed."
+    assert signal.predict(candidates, TARGET, facts) == {}
 
     live(world, sources, targets=10, jobs=2)
     assert predictor.refresh()
-    assert guide.reason.startswith("Used: on 20 held-out jobs (10 datasets) ")
-    gains = guide.predict_gains(candidates, TARGET, facts)
+    assert signal.reason.startswith("Used: on 20 held-out jobs (10 datasets) ")
+    gains = signal.predict(candidates, TARGET, facts)
     assert set(gains) == {sources[0].name, sources[3].name}  # not the ineligible, nor what is further than ever tasted
     assert gains[sources[3].name] > gains[sources[0].name] + 0.1
 
-    without_one = guide.predict_gains(candidates, TARGET, datasets_of(world, sources[0]))
+    without_one = signal.predict(candidates, TARGET, datasets_of(world, sources[0]))
     assert set(without_one) == {sources[0].name}  # the other's dataset was deleted meanwhile
-    assert guide.predict_gains([], TARGET, {}) == {}
+    assert signal.predict([], TARGET, {}) == {}
 
-    restarted = GainPredictor(Tastes(world.catalog.engine))
+    restarted = GainPredictor(world.catalog.tastes)
     assert restarted.refresh()
-    assert restarted.reason == guide.reason
-    assert restarted.predict_gains(candidates, TARGET, facts) == gains
+    assert restarted.reason == signal.reason
+    assert restarted.predict(candidates, TARGET, facts) == gains
 
 
 def test_a_refresh_reads_only_jobs_that_finished_since(world: World) -> None:
@@ -107,7 +107,7 @@ def test_a_refresh_reads_only_jobs_that_finished_since(world: World) -> None:
 
 def test_only_the_newest_jobs_are_remembered(world: World) -> None:
     sources, target = [add_source(world, number) for number in (1, 2)], world.dataset(10)
-    predictor = GainPredictor(Tastes(world.catalog.engine), most_jobs=2)
+    predictor = GainPredictor(world.catalog.tastes, most_jobs=2)
     for source in sources:
         measure(world, source, target, 2.0)
     for _ in range(3):

@@ -24,7 +24,7 @@ FAR = 2.5
 
 @pytest.fixture
 def tastes(world: World) -> Tastes:
-    return Tastes(world.catalog.engine)
+    return world.catalog.tastes
 
 
 def read(tastes: Tastes) -> list[TastedJob]:

@@ -19,6 +19,7 @@ from supernet_registry.clients.wire.resources import ShortlistOutcome as Outcome
 from supernet_registry.registry.catalog.datasets import Datasets
 from supernet_registry.registry.clock import utc_now
 from supernet_registry.registry.sources.finder import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery, SourceFinder
+from supernet_registry.registry.sources.stored_sketches import StoredSketches
 from supernet_registry.registry.transport.pool import TransportPool
 from supernet_registry.registry.transport.solver import solve
 from supernet_registry.search import errors
@@ -174,17 +175,22 @@ def test_predicted_gains_are_said_but_do_not_rank(registry_server, sources):
     class Guide:
         reason = "Learnt from 12 jobs."
 
-        def predict_gains(self, candidates, target, datasets):
+        def refresh(self, interrupted=lambda: False):
+            return False
+
+        def predict(self, candidates, target, datasets):
             assert {candidate.dataset for candidate in candidates} <= set(datasets)
             return {candidate.version: 0.01 * i for i, candidate in enumerate(candidates) if i != 1}
 
     target = sketch_of(make_dataset(99))
     plain = registry_server.registry.finder.find(NearestQuery(sketch=target, top_k=3))
-    with contextlib.closing(finder_of(registry_server.registry, pool=TransportPool(0), gains=Guide())) as finder:
+    with contextlib.closing(
+        finder_of(registry_server.registry, pool=TransportPool(0), signals={"gain": Guide()})
+    ) as finder:
         answer = finder.find(NearestQuery(sketch=target, top_k=3))
-    assert [candidate.predicted_gain for candidate in answer.candidates] == [0.0, None, 0.02]
-    assert answer.gain_model_reason == "Learnt from 12 jobs."
-    assert [replace(candidate, predicted_gain=None) for candidate in answer.candidates] == list(plain.candidates)
+    assert [candidate.predictions for candidate in answer.candidates] == [{"gain": 0.0}, {}, {"gain": 0.02}]
+    assert answer.signal_reasons == {"gain": "Learnt from 12 jobs."}
+    assert [replace(candidate, predictions={}) for candidate in answer.candidates] == list(plain.candidates)
 
 
 def test_a_closed_finder_says_that_the_server_is_draining(registry_server, sources):
@@ -197,7 +203,7 @@ def test_a_closed_finder_says_that_the_server_is_draining(registry_server, sourc
 def finder_of(registry, **changes):
     """Another finder on the same registry."""
     values = {"datasets": registry.catalog.datasets, "shortlist_size": 16, "tie_band": 0.04, **changes}
-    return SourceFinder(store=registry.catalog.blobs.store, index=registry.index, **values)
+    return SourceFinder(sketches=StoredSketches(registry.catalog.blobs.store), index=registry.index, **values)
 
 
 class ForgetfulDatasets(Datasets):
@@ -288,7 +294,7 @@ def test_the_newest_eligible_generalist_is_offered_after_the_ranking_and_changes
     assert after.candidates[:3] == before.candidates
     assert (after.novel, after.novelty_reason) == (before.novel, before.novelty_reason)
     (offered,) = after.candidates[3:]
-    assert (offered.version, offered.eligible, offered.generalist) == (good, True, True)
+    assert (offered.version, offered.eligible, offered.origin) == (good, True, "generalist")
     known = [distance for data in members if (distance := otdd(target, sketch_of(data)).distance)]
     assert offered.ot_distance == pytest.approx(min(known))
     assert finder.find(NearestQuery(sketch=sketch_of(members[1]), space=SPACE)).candidates[-1].same_dataset
