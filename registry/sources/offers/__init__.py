@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from supernet_registry.registry.sources.offers.generalist import GeneralistOffer
 from supernet_registry.search.results import GENERALIST
+from supernet_registry.search.strategies import Axis, Strategy
 
 if TYPE_CHECKING:
     from supernet_registry.registry.catalog import Catalog
@@ -15,12 +14,22 @@ if TYPE_CHECKING:
 
 __all__ = ["OFFERS", "open_offers"]
 
-OFFERS: dict[str, Callable[[Catalog, StoredSketches], Offer]] = {
-    GENERALIST: GeneralistOffer,
-}
-"""By the `origin` of their candidates."""
+_HERE = "supernet_registry.registry.sources.offers"
+
+OFFERS = Axis(
+    "offer",
+    "What is a candidate for other reasons than its distance.",
+    [
+        Strategy(
+            GENERALIST,
+            "the newest eligible supernet that was pretrained over several datasets",
+            f"{_HERE}.generalist:GeneralistOffer",
+        ),
+    ],
+)
+"""By the `origin` of their candidates. Classes `(catalog, sketches)`; see `registry.sources.offers.offer.Offer`."""
 
 
 def open_offers(catalog: Catalog, sketches: StoredSketches) -> list[Offer]:
     """All offers, ready to be asked, in the order in which their candidates are listed."""
-    return [make(catalog, sketches) for make in OFFERS.values()]
+    return [offer.load()(catalog, sketches) for offer in OFFERS]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from supernet_registry.clients.wire.resources import Dataset, SourceCandidate
-from supernet_registry.registry.catalog.tastes import TastedJob, Tastes
+from supernet_registry.registry.catalog import Catalog
+from supernet_registry.registry.catalog.tastes import TastedJob
 from supernet_registry.registry.catalog.versions import batches
 from supernet_registry.registry.sources.signals.gain_features import SourceFacts, TargetFacts, skill
 from supernet_registry.registry.sources.signals.gain_model import Experience, GainModel, fit_gain_model
@@ -28,12 +29,12 @@ class GainPredictor(Signal):
     """Expects of a source the gain that sources like it have had over scratch. Thread-safe; no query waits for a fit.
 
     Args:
-        tastes: what finished jobs have seen.
+        catalog: what finished jobs have seen.
         most_jobs: how many of the newest to learn from.
     """
 
-    def __init__(self, tastes: Tastes, *, most_jobs: int = MOST_JOBS) -> None:
-        self._tastes = tastes
+    def __init__(self, catalog: Catalog, *, most_jobs: int = MOST_JOBS) -> None:
+        self._tastes = catalog.tastes
         self._most_jobs = most_jobs
         self._learning = threading.Lock()
         self._jobs: dict[int, TastedJob | None] = {}  # that were read, by row id; None for one that tasted nothing

@@ -65,7 +65,7 @@ def test_it_learns_from_finished_jobs_that_skill_counts_and_says_so(world: World
         candidate(sources[2], 2.5, eligible=False),
         candidate(sources[1], 40.0),
     ]
-    predictor = GainPredictor(world.catalog.tastes)
+    predictor = GainPredictor(world.catalog)
     signal: Signal = predictor
     assert signal.reason == "Not used: the finished jobs have not been read yet."
     assert predictor.refresh()
@@ -83,15 +83,15 @@ def test_it_learns_from_finished_jobs_that_skill_counts_and_says_so(world: World
     assert set(without_one) == {sources[0].name}  # the other's dataset was deleted meanwhile
     assert signal.predict([], TARGET, {}) == {}
 
-    restarted = GainPredictor(world.catalog.tastes)
+    restarted = GainPredictor(world.catalog)
     assert restarted.refresh()
     assert restarted.reason == signal.reason
     assert restarted.predict(candidates, TARGET, facts) == gains
 
 
 def test_a_refresh_reads_only_jobs_that_finished_since(world: World) -> None:
-    tastes = CountingTastes(world.catalog.engine)
-    predictor = GainPredictor(tastes)
+    tastes = world.catalog.tastes = CountingTastes(world.catalog.engine)
+    predictor = GainPredictor(world.catalog)
     source, target = add_source(world, 1), world.dataset(11)
     measure(world, source, target, 2.0)
     slow = world.job("supernets/slow", seed=10)
@@ -107,7 +107,7 @@ def test_a_refresh_reads_only_jobs_that_finished_since(world: World) -> None:
 
 def test_only_the_newest_jobs_are_remembered(world: World) -> None:
     sources, target = [add_source(world, number) for number in (1, 2)], world.dataset(10)
-    predictor = GainPredictor(world.catalog.tastes, most_jobs=2)
+    predictor = GainPredictor(world.catalog, most_jobs=2)
     for source in sources:
         measure(world, source, target, 2.0)
     for _ in range(3):
@@ -118,8 +118,8 @@ def test_only_the_newest_jobs_are_remembered(world: World) -> None:
 
 def test_an_interrupted_refresh_keeps_the_model_and_goes_on_next_time(world: World) -> None:
     """A server that stops does not wait for thousands of decisions to be read."""
-    tastes = CountingTastes(world.catalog.engine)
-    predictor = GainPredictor(tastes)
+    tastes = world.catalog.tastes = CountingTastes(world.catalog.engine)
+    predictor = GainPredictor(world.catalog)
     add_source(world, 1)
     assert not predictor.refresh(lambda: True)
     assert (tastes.read, predictor.reason) == (0, "Not used: the finished jobs have not been read yet.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from supernet_registry.registry.sources.offers import OFFERS
 from supernet_registry.registry.sources.offers.offer import Offer
 from supernet_registry.registry.sources.signals import SIGNALS
 from supernet_registry.registry.sources.signals.signal import Signal
+from supernet_registry.search.strategies import Strategy
 from tests.registry.server.server_tools import make_dataset
 
 
@@ -50,10 +52,12 @@ class Luck(Signal):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
+def registered() -> Iterator[None]:
     """Before the server of the test is started."""
-    monkeypatch.setitem(OFFERS, "siblings", Siblings)
-    monkeypatch.setitem(SIGNALS, "luck", Luck)
+    siblings = Strategy("siblings", "the ranking once more", f"{__name__}:Siblings")
+    luck = Strategy("luck", "a quarter for everyone", f"{__name__}:Luck")
+    with OFFERS.added(siblings), SIGNALS.added(luck):
+        yield
 
 
 def test_a_registered_offer_and_a_registered_signal_are_in_every_answer(client: RegistryClient, finish) -> None:
