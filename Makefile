@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 # Two spinning OpenMP threads on a shared machine are slower than one: wait passively.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test lint format protos bench results clean
+.PHONY: help setup demo test lint format site protos bench results clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,11 +33,15 @@ lint: setup  ## ruff, mypy --strict, buf lint, Markdown
 	$(BIN)/mypy
 	$(BIN)/buf lint
 	$(BIN)/mdformat --check $(MARKDOWN)
+	$(BIN)/python docs/tools/check_markdown.py
 
 format: setup  ## let ruff and mdformat format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mdformat $(MARKDOWN)
+
+site: setup  ## build the documents, with API and wire reference, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 protos: setup  ## regenerate the Python of the wire contract
 	$(BIN)/python protos/generate.py
@@ -58,4 +62,4 @@ results: setup  ## run the experiment of docs/results.md again, hours; goes on w
 	$(BIN)/python benchmarks/continual.py --seeds $(SEEDS) --json results/continual.json --docs docs/results.md
 
 clean:  ## remove what make made, but not the demo's data
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache results
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache results site

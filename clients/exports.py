@@ -52,8 +52,8 @@ def export_child(
         client: the registry.
         version: `supernets/{id}/versions/{n}`, or a supernet for its head.
         folder: made if it is not there; None for `{supernet}-v{n}` in the current folder.
-        formats: which of the two; both, to deploy the one and to load the other with
-        `search.children.child.load_child`. progress: called with (bytes received, bytes in all).
+        formats: which of the two; both, to deploy the one and to load the other with `load_child`.
+        progress: called with (bytes received, bytes in all).
 
     Raises:
         NotFound: no such version.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -26,7 +27,7 @@ def settings() -> str:
         " Python.\n"
     )
     said = _said_of_fields()
-    head = "\n| field | " + " | ".join(f"`{name}`" for name in SPACES) + " | |\n|---|" + "---|" * (len(SPACES) + 1) + "\n"
+    head = f"\n| field | {' | '.join(f'`{name}`' for name in SPACES)} | |\n|---|{'---|' * len(SPACES)}---|\n"
     section = ""
     for field in fields(Recipe):
         about, what = said[field.name]
@@ -42,8 +43,8 @@ def strategies() -> str:
     """The tables of strategies, where they are."""
     text = "# Strategies\n\nWhat can be chosen by name.\n"
     axes = importlib.import_module("supernet_registry.search.strategies").AXES
-    for axis in axes:
-        text += f"\n## {axis.name}\n\n{axis.help}\n\n| name | what | its settings |\n|---|---|---|\n"
+    for axis in axes.values():
+        text += f"\n## `{axis.name}`\n\n{axis.help}\n\n| name | what | its settings |\n|---|---|---|\n"
         for strategy in axis:
             options = ", ".join(f"`{option}`" for option in strategy.options)
             text += f"| `{strategy.usage}` | {_cell(strategy.help)} | {options} |\n"
@@ -66,7 +67,7 @@ def _service() -> str:
     text += "\n| option | default | |\n|---|---|---|\n"
     tree = ast.parse((ROOT / "registry" / "settings.py").read_text("utf-8"))
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in itertools.pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
             default = _cell(ast.unparse(node.value))

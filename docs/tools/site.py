@@ -10,7 +10,6 @@ from __future__ import annotations
 import posixpath
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     index, *pages = sorted(decisions, key=lambda name: name != "index.md")
     _fill(config.nav, "Decisions", [f"decisions/{name}" for name in (index, *pages)])
     rooms: list[Any] = ["reference/index.md"]
-    for package in PACKAGES:
-        rooms.append({f"{package}": [f"reference/{package}/{room}.md" for room in _rooms(package)]})
+    rooms += [{package: [f"reference/{package}/{room}.md" for room in _rooms(package)]} for package in PACKAGES]
     _fill(config.nav, "API", rooms)
     return config
 
@@ -101,8 +99,8 @@ def _fill(nav: Any, title: str, items: list[Any]) -> None:
 
 def _moved(path: Path) -> str:
     """A document of the repository's top level, as a page of the site's: links lose `docs/`, the licence its link."""
-    text = path.read_text("utf-8").replace("](docs/", "](")
-    return re.sub(r"\[([^\]]+)\]\(LICENSE\)", r"\1", text)
+    text = re.sub(r"\[([^\]]+)\]\(LICENSE\)", r"\1", path.read_text("utf-8"))
+    return re.sub(r"\]\((?!\w+:)(docs/)?", lambda match: "](" if match[1] else "](../", text)
 
 
 def _rooms(package: str) -> dict[str, list[str]]:
@@ -131,7 +129,7 @@ def _face() -> str:
     """The names that `supernet_registry` offers, each with a link to where it is explained."""
     top = griffe.load(NAME, search_paths=[ROOT], docstring_parser="google")
     text = "# API\n\nWhat users import: `from supernet_registry import …`\n\n| name | what |\n|---|---|\n"
-    for name in sorted(top.exports or ()):
+    for name in sorted(map(str, top.exports or ())):
         if not name.startswith("_"):
             text += f"| {_link(top, name)} |\n"
     text += "\nAll rooms, with their modules, are listed at the left.\n\n"
@@ -145,8 +143,3 @@ def _link(top: Any, name: str) -> str:
     if found.is_module and not found.path.startswith(tuple(f"{NAME}.{package}" for package in PACKAGES)):
         return f"`{name}` | {first}"
     return f"[`{name}`][{found.path}] | {first}"
-
-
-def pages() -> Iterator[str]:
-    """Paths of all generated pages, for tests."""
-    yield from ("index.md", "changelog.md", "reference/index.md", "reference/wire.md", "reference/settings.md")
