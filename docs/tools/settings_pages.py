@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import inspect
 import itertools
-import re
-from dataclasses import fields
 from pathlib import Path
 
-from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.recipe.settings import Setting, describe_settings
 from supernet_registry.search.spaces import make_space
+from supernet_registry.search.strategies import AXES
 
 __all__ = ["settings", "strategies"]
 
@@ -21,29 +18,20 @@ ROOT = Path(__file__).parents[2]
 
 def settings() -> str:
     """The recipe's fields with their defaults in every space, and the service's options."""
-    recipes = {name: Recipe.for_space(make_space(name)) for name in SPACES}
     text = (
         "# Settings\n\n## Recipe\n\nEvery field can be set: `search --set NAME=VALUE`, or `recipe={name: value}` from"
-        " Python.\n"
+        f" Python.\n\n| field | {' | '.join(f'`{name}`' for name in SPACES)} | bounds | |\n|{'---|' * (len(SPACES) + 3)}\n"
     )
-    said = _said_of_fields()
-    head = f"\n| field | {' | '.join(f'`{name}`' for name in SPACES)} | |\n|---|{'---|' * len(SPACES)}---|\n"
-    section = ""
-    for field in fields(Recipe):
-        about, what = said[field.name]
-        if about != section:
-            section = about
-            text += f"\n### {section}\n{head}"
-        values = " | ".join(f"{getattr(recipe, field.name)}" for recipe in recipes.values())
-        text += f"| `{field.name}` | {values} | {what} |\n"
+    for rows in zip(*(describe_settings(make_space(name)) for name in SPACES), strict=True):
+        defaults = " | ".join(row.default for row in rows)
+        text += f"| `{rows[0].name}` | {defaults} | {_bounds(rows[0])} | {_meaning(rows[0])} |\n"
     return text + _service()
 
 
 def strategies() -> str:
     """The tables of strategies, where they are."""
     text = "# Strategies\n\nWhat can be chosen by name.\n"
-    axes = importlib.import_module("supernet_registry.search.strategies").AXES
-    for axis in axes.values():
+    for axis in AXES.values():
         text += f"\n## `{axis.name}`\n\n{axis.help}\n\n| name | what | its settings |\n|---|---|---|\n"
         for strategy in axis:
             options = ", ".join(f"`{option}`" for option in strategy.options)
@@ -51,15 +39,13 @@ def strategies() -> str:
     return text
 
 
-def _said_of_fields() -> dict[str, tuple[str, str]]:
-    """(section, meaning) of every field of the recipe, from the comments beside it."""
-    said, section = {}, ""
-    for line in inspect.getsource(Recipe).splitlines():
-        if match := re.fullmatch(r"    # (.+)", line):
-            section = match[1]
-        elif match := re.fullmatch(r"    (\w+): [^#]+?(?:  # (.*))?", line):
-            said[match[1]] = (section, _cell(match[2] or ""))
-    return said
+def _bounds(setting: Setting) -> str:
+    return _cell(", ".join(setting.choices) or setting.bounds or setting.kind)
+
+
+def _meaning(setting: Setting) -> str:
+    readers = f" (only {', '.join(setting.read_by)})" if setting.read_by else ""
+    return _cell(setting.meaning + readers)
 
 
 def _service() -> str:

@@ -125,7 +125,7 @@ def test_the_settings_page_has_every_field_of_the_recipe_and_every_option() -> N
     """With a default in each space."""
     page = tool("settings_pages")["settings"]()
     for name in Recipe.__dataclass_fields__:
-        assert len(re.findall(rf"^\| `{name}` \|(?: [^|]* \|){{4}}$", page, re.MULTILINE)) == 1, name
+        assert len(re.findall(rf"^\| `{name}` \|(?: [^|]* \|){{5}}$", page, re.MULTILINE)) == 1, name
     settings = importlib.import_module("supernet_registry.registry.settings").Settings
     for name in settings.model_fields:
         assert f"| `{name.upper()}` |" in page
