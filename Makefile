@@ -6,6 +6,8 @@ DATA ?= demo-data
 SEEDS ?= 3
 MARKDOWN := README.md CHANGELOG.md docs
 TEST_PROCESSES ?= 2
+# What `make bench` runs; selection takes hours, and goes on where it was.
+BENCH ?= similarity transfer transfer-choices norm-statistics child-choices warm-children supernet variants selection gain-model
 # Two spinning OpenMP threads on a shared machine are slower than one: wait passively.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -46,20 +48,12 @@ site: setup  ## build the documents, with API and wire reference, into site/
 protos: setup  ## regenerate the Python of the wire contract
 	$(BIN)/python protos/generate.py
 
-bench: setup  ## run the benchmarks, figures to results/
+bench: setup  ## run the benchmarks, figures to results/ (BENCH="supernet variants" for some; QUICK=--quick for a smoke)
 	mkdir -p results
-	$(BIN)/python benchmarks/similarity.py --json results/similarity.json
-	$(BIN)/python benchmarks/transfer.py --json results/transfer.json
-	$(BIN)/python benchmarks/transfer_choices.py --json results/transfer_choices.json
-	$(BIN)/python benchmarks/norm_statistics.py --json results/norm_statistics.json
-	$(BIN)/python benchmarks/child_choices.py --json results/child_choices.json
-	$(BIN)/python benchmarks/warm_children.py --json results/warm_children.json
-	$(BIN)/python benchmarks/supernet.py --json results/supernet.json
-	$(BIN)/python benchmarks/variants.py --json results/variants.json
-	$(BIN)/python benchmarks/selection.py --json results/selection.json  # hours; goes on where it was
+	set -e; for name in $(BENCH); do $(BIN)/python -m benchmarks $$name $(QUICK) --json results/$$name.json; done
 
 results: setup  ## run the experiment of docs/results.md again, hours; goes on where it was (SEEDS=3)
-	$(BIN)/python benchmarks/continual.py --seeds $(SEEDS) --json results/continual.json --docs docs/results.md
+	$(BIN)/python -m benchmarks continual --seeds $(SEEDS) --json results/continual.json --docs docs/results.md
 
 clean:  ## remove what make made, but not the demo's data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache results site

@@ -47,7 +47,7 @@ def base_sketches(tasks: Path) -> list[Sketch]:
 def derived_sketch(bases: Sequence[Sketch], seed: int) -> Sketch:
     """A variant, another one for every seed."""
     random = np.random.default_rng(seed)
-    base = bases[random.integers(len(bases))]
+    base = bases[int(random.integers(len(bases)))]
     kept = _some_classes(base.n_classes, random)
     sizes = np.maximum(2, base.class_counts[kept] * random.uniform(0.3, 1.0, len(kept))).astype(np.int64)
     # Contrast and brightness act on all features alike, blur shrinks them towards the class mean.
@@ -157,7 +157,7 @@ def _weights(n_classes: int) -> bytes:
 @contextmanager
 def _without_waiting_for_the_disk() -> Iterator[None]:
     fsync = os.fsync
-    os.fsync = lambda _: None
+    os.fsync = lambda fd: None  # noqa: ARG005 - the name is part of its type
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
 """Gain model: would it pick better sources than distance, and does its gate open?
 
-    python benchmarks/selection/gain.py --rows results/selection.json
+    python -m benchmarks gain-model --rows results/selection.json
 
-Reads what `benchmarks/selection/selection.py --json FILE` has measured: what each source gained on each target, before
+Reads what `python -m benchmarks selection --json FILE` has measured: what each source gained on each target, before
 any step and at the end of the search. The registry's own model (`registry.sources.signals.gain_model`) learns from the
 gains before any step and
 is judged on targets that it has not seen, all seeds of a target held out together, by the regret of its first pick: the
@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.report import Check, Section, finish, print_table
+from benchmarks.harness.places import RESULTS
+from benchmarks.harness.report import Check, Options, Section, print_table
 from supernet_registry.registry.sources.signals.gain_features import SourceFacts, TargetFacts
 from supernet_registry.registry.sources.signals.gain_model import Experience, fit_gain_model, held_out_gains, judge
 
@@ -179,27 +180,19 @@ def _check(figures: Figures) -> Check:
     )
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the figures of selection lie."""
     parser.add_argument(
-        "--rows", type=Path, required=True, help="JSON of benchmarks/selection/selection.py, or a list of rows"
+        "--rows", type=Path, default=RESULTS / "selection.json", help="JSON of selection, or a list of rows"
     )
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    stored = json.loads(arguments.rows.read_text())
+
+
+def run(options: Options) -> Section:
+    """Judged on stored figures; nothing is searched."""
+    path: Path = options.own.rows
+    if not path.is_file():
+        raise SystemExit(f"There is no {path}: run `python -m benchmarks selection --json {path}` first.")
+    stored = json.loads(path.read_text())
     rows = stored if isinstance(stored, list) else stored["figures"]["matrix"]
     section = evaluate(rows)
-    seeds = sorted({row["seed"] for row in rows})
-    finish(
-        "selection gain",
-        section.figures,
-        section.checks,
-        seeds=seeds,
-        arguments={"rows": arguments.rows.name},
-        path=arguments.json,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return replace(section, arguments={"rows": path.name}, seeds=sorted({row["seed"] for row in rows}))

@@ -1,4 +1,4 @@
-"""The searches behind `benchmarks/selection/selection.py`: sources; targets from scratch, from each source, and by
+"""The searches behind `python -m benchmarks selection`: sources; targets from scratch, from each source, and by
 taste.
 
 Each finished search is one small file in the work folder, so that hours of them survive a kill and are never repeated.
@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.harness.kept import once
 from supernet_registry.clients.wire.resources import Dataset, Metrics, NearestSources, SpaceDescriptor, SupernetVersion
 from supernet_registry.clients.work.candidates import choose_candidates
 from supernet_registry.registry.sources.candidates import (
@@ -40,7 +40,7 @@ from supernet_registry.search.training.data import load_data
 from supernet_registry.search.training.devices import pick_device
 from supernet_registry.search.training.evaluation import calibrate, collect_logits, score_logits
 
-__all__ = ["Step", "World", "run_source", "run_target", "search_recipe"]
+__all__ = ["TRANSFER", "Step", "World", "run_source", "run_target", "search_recipe"]
 
 TRANSFER = "WEIGHTS_AND_ALPHAS"
 
@@ -125,20 +125,20 @@ def run_source(world: World, name: str, seed: int) -> dict[str, Any]:
             "seconds": result.search_seconds,
         }
 
-    return _once(world.folder / f"source-{_stem(name)}-{seed}.json", search)
+    return once(world.folder / f"source-{_stem(name)}-{seed}.json", search)
 
 
 def run_target(world: World, name: str, seed: int, sources: Sequence[str]) -> dict[str, Any]:
     """One target: from scratch, from the nearest and each of `sources` (no gate, no taste), and the registry's way."""
     dataset = world.targets[name].load(world.tasks, seed)
     folder = world.folder
-    distances = _once(folder / f"distances-{name}-{seed}.json", lambda: _distances(world, dataset, seed))
+    distances = once(folder / f"distances-{name}-{seed}.json", lambda: _distances(world, dataset, seed))
     if world.generalist:
         distances["generalist"] = _generalist_distance([distances[source] for source in world.generalist])
-    scratch = _once(folder / f"scratch-{name}-{seed}.json", lambda: _trial(world, dataset, seed, None))
+    scratch = once(folder / f"scratch-{name}-{seed}.json", lambda: _trial(world, dataset, seed, None))
     nearest = min(world.sources, key=lambda source: distances[source]["ot_distance"])
     from_sources = {
-        source: _once(
+        source: once(
             folder / f"pair-{name}-{_stem(source)}-{seed}.json",
             lambda source=source: _trial(world, dataset, seed, _weights_path(world, source, seed)),  # type: ignore[misc]
         )
@@ -147,7 +147,7 @@ def run_target(world: World, name: str, seed: int, sources: Sequence[str]) -> di
     code = hashlib.sha256(
         (inspect.getsource(taste_module) + inspect.getsource(choose_candidates)).encode()
     ).hexdigest()[:8]
-    auto = _once(folder / f"auto-{code}-{name}-{seed}.json", lambda: _auto(world, dataset, seed, distances))
+    auto = once(folder / f"auto-{code}-{name}-{seed}.json", lambda: _auto(world, dataset, seed, distances))
     facts = {"train_count": len(dataset.train), "val_count": len(dataset.val), "classes": dataset.n_classes}
     return {
         "target": name,
@@ -158,20 +158,6 @@ def run_target(world: World, name: str, seed: int, sources: Sequence[str]) -> di
         "sources": from_sources,
         "auto": auto,
     }
-
-
-def _once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The stored result, or a new one, stored."""
-    if path.exists():
-        stored: dict[str, Any] = json.loads(path.read_text())
-        return stored
-    path.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    result = {**compute(), "wall_seconds": time.monotonic() - began}
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(result))
-    partial.replace(path)
-    return result
 
 
 def _weights_path(world: World, name: str, seed: int) -> Path:

@@ -1,6 +1,6 @@
 """Source selection on real transfer runs: what the registry picks, against what would have been best.
 
-    python benchmarks/selection/selection.py [--seeds 3] [--jobs 2] [--quick] [--json FILE] [--work DIR]
+    python -m benchmarks selection [--seeds 3] [--jobs 2] [--race POINTS] [--quick] [--json FILE] [--work DIR]
 
 Small targets, each searched from scratch, from every stored source, and as the registry decides (distance, quality
 gate, taste). Among the sources lie the traps of the shared streams: labels drawn at random, permuted pixels, inverted
@@ -20,23 +20,16 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import multiprocessing
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from benchmarks.harness.report import Check, finish, print_table
-from benchmarks.selection import gain as selection_gain
+from benchmarks.harness.pairs import has
+from benchmarks.harness.processes import worker_processes
+from benchmarks.harness.report import Check, Options, Section, print_table
+from benchmarks.selection.gain import evaluate
 from benchmarks.selection.runs import Step, World, run_source, run_target, search_recipe
-
-ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "tasks"
-SHIPPED = ROOT / "examples" / "tasks"
 
 SOURCES = {
     "print_latin_lower": Step("print_latin_lower", 12, 5),
@@ -80,8 +73,7 @@ Row = dict[str, Any]
 
 def run_all(world: World, seeds: Sequence[int], jobs: int, race: float) -> list[Row]:
     """All searches, sources first; prints one line a finished target."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with worker_processes(jobs) as pool:
         sources = [pool.submit(run_source, world, name, seed) for seed in seeds for name in world.source_names]
         for source in concurrent.futures.as_completed(sources):
             source.result()
@@ -202,49 +194,39 @@ def matrix_rows(rows: Sequence[Row], world: World) -> list[dict[str, Any]]:
     return result
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="searches at the same time")
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / "results" / "selection", help="where finished searches are kept"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How many at a time, and what is not tried again."""
+    parser.set_defaults(jobs=os.cpu_count() or 1)
     parser.add_argument(
         "--race", type=float, default=100.0, metavar="POINTS", help="see above; by default all are tried"
     )
-    parser.add_argument("--quick", action="store_true", help="three shipped sources, two targets, one seed")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    shared = SHARED.is_dir() and not arguments.quick
-    if not shared and not arguments.quick:
-        parser.error(f"the full run needs the shared tasks in {SHARED.parent.name}/{SHARED.name}; try --quick")
-    seeds = range(1 if arguments.quick else arguments.seeds)
+
+
+def run(options: Options) -> Section:
+    """All searches, then what they are worth."""
+    quick = options.quick
     world = World(
-        tasks=SHARED if shared else SHIPPED,
-        work=arguments.work,
-        sources=SOURCES if shared else QUICK_SOURCES,
-        targets=TARGETS if shared else QUICK_TARGETS,
-        generalist=GENERALIST if shared else ["print_latin_lower", "fashion_tops"],
-        recipe=search_recipe(2 if arguments.quick else 0),
+        tasks=options.tasks,
+        work=options.work,
+        sources=QUICK_SOURCES if quick else SOURCES,
+        targets=QUICK_TARGETS if quick else TARGETS,
+        generalist=["print_latin_lower", "fashion_tops"] if quick else GENERALIST,
+        recipe=search_recipe(2 if quick else 0),
     )
-    rows = run_all(world, seeds, arguments.jobs, arguments.race)
+    steps = {**world.sources, **world.targets}
+    if not has(options.tasks, *(step.task for step in steps.values())):
+        raise SystemExit("The full run needs the 36 shared tasks (--tasks DIR); try --quick.")
+    rows = run_all(world, options.seed_range, options.jobs, options.own.race)
     report(rows)
     matrix = matrix_rows(rows, world)
-    learnt = selection_gain.evaluate(matrix)
-    finish(
-        "selection",
-        {
-            "rows": rows,
-            "matrix": matrix,
-            "gain_model": learnt.figures,
-            "tasks": {name: vars(step) for name, step in {**world.sources, **world.targets}.items()},
-        },
-        checks(rows) + learnt.checks,
-        seeds=list(seeds),
-        arguments={"quick": arguments.quick, "race": arguments.race},
-        path=arguments.json,
-    )
+    learnt = evaluate(matrix)
+    figures = {
+        "rows": rows,
+        "matrix": matrix,
+        "gain_model": learnt.figures,
+        "tasks": {name: vars(step) for name, step in steps.items()},
+    }
+    return Section(figures, checks(rows) + learnt.checks, {"race": options.own.race})
 
 
 def report(rows: Sequence[Row]) -> None:
@@ -305,7 +287,3 @@ def checks(rows: Sequence[Row]) -> list[Check]:
         Check("taste's share of the steps of a search, mean", 100 * steps, "≤ 15", "%", steps <= 0.15),
         Check("taste's share of the seconds of a search, mean", 100 * seconds, "≤ 15", "%", seconds <= 0.15),
     ]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Encoders: how well does √OTDD between sketches predict what a source is worth?
 
-Measured against real transfers where these have left their results: `benchmarks/selection/selection.py --json
+Measured against real transfers where these have left their results: `python -m benchmarks selection --json
 results/selection.json` (12 targets searched from every source; another file by the environment variable
-SELECTION_JSON) and `benchmarks/transfer/starts.py --json results/starts.json` (all other tasks before any step). See
+SELECTION_JSON) and `python -m benchmarks starts --json results/starts.json` (all other tasks before any step). See
 `encoder_transfer.py` for the figures.
 
 Two proxies need no transfer: whether a task's nearest neighbour is of its own domain, and whether the nearest earlier
@@ -28,17 +28,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.harness.places import RESULTS, SHIPPED
 from benchmarks.harness.report import Check, Options, Section, print_table
 from benchmarks.similarity.encoder_transfer import Figures, SketchCache, evaluate
 from benchmarks.similarity.other_encoders import RandomConvEncoder, RawEncoder, ScatteringEncoder
 from supernet_registry.search.similarity import Encoder, Sketch, load_encoder, make_sketch, otdd
 from supernet_registry.search.tasks import ImageDataset, TaskDerivation, dataset_from_arrays, derive, load_dataset
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "examples" / "tasks"
 TRANSFERS = {
-    "final gain": Path(os.environ.get("SELECTION_JSON", ROOT / "results" / "selection.json")),
-    "gain before any step": ROOT / "results" / "starts.json",
+    "final gain": Path(os.environ.get("SELECTION_JSON", RESULTS / "selection.json")),
+    "gain before any step": RESULTS / "starts.json",
 }
 GENERALIST = ("print_latin_lower", "print_latin_upper_wild", "print_hebrew", "fashion_tops", "texture3", "optdigits")
 GENERALIST_IMAGES = 300  # training images of each of its tasks, about
@@ -91,9 +90,7 @@ def train_generalist(*, quick: bool) -> Path:
     recipe = replace(Recipe.for_space(space).override(epochs=epochs), child_epochs=0)
     dataset = side_by_side([few_images(load_dataset(SHIPPED / f"{name}.npz"), images) for name in names])
     described = json.dumps([dataset.digest, space.id, asdict(recipe)], sort_keys=True)
-    path = (
-        ROOT / "results" / "encoders" / f"generalist-{hashlib.sha256(described.encode()).hexdigest()[:12]}.safetensors"
-    )
+    path = RESULTS / "encoders" / f"generalist-{hashlib.sha256(described.encode()).hexdigest()[:12]}.safetensors"
     if not path.exists():
         result = run_pipeline(dataset, space, recipe, device="cpu")
         print(f"generalist: {dataset.n_classes} classes, test accuracy {result.test_accuracy:.2f}", flush=True)

@@ -1,6 +1,6 @@
 """Child networks: how long and how they are trained, and what the derived architecture is worth.
 
-    python benchmarks/supernet/child_choices.py [--tasks FOLDER] [--seeds 2] [--jobs 2] [--quick] [--json FILE]
+    python -m benchmarks child-choices [--tasks DIR] [--seeds 2] [--jobs 2] [--quick] [--json FILE]
 
 Each task is searched from scratch, in the default space with the default recipe; its child networks differ in one
 choice and inherit from the same supernet, except where the choice is one of the search's (α's prior). They are judged
@@ -15,33 +15,36 @@ from __future__ import annotations
 
 import argparse
 import copy
-import multiprocessing
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import numpy as np
 import torch
 
-from benchmarks.harness.report import finish, print_table, with_error
+from benchmarks.harness.paired import Arm, Cell, Experiment, Run, carry_out, cells_of, compare
+from benchmarks.harness.pairs import (
+    RECIPE,
+    SPACE,
+    child_plan,
+    files_of,
+    find,
+    has,
+    held_out,
+    judge,
+    on_cpu,
+    search_from_scratch,
+)
+from benchmarks.harness.report import Options, Section, print_table, with_error
 from supernet_registry.search.children.child import derive_child
 from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.recipe import Recipe
-from supernet_registry.search.spaces import Genotype, family_of, make_space
-from supernet_registry.search.starts.setup import SearchSetup
-from supernet_registry.search.tasks import ImageDataset, Split, TaskDerivation, derive, load_dataset
-from supernet_registry.search.training.data import Data, load_data, make_generator
-from supernet_registry.search.training.evaluation import Score, calibrate, collect_logits, score_logits
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.spaces import Genotype, family_of
+from supernet_registry.search.training.data import Data, make_generator
+from supernet_registry.search.training.loop import Loop
 
-SHIPPED = Path(__file__).parents[2] / "examples" / "tasks"
 TASKS = [
     ("hand_digits", 10, 3),
     ("print_hebrew", 10, 3),
@@ -65,9 +68,6 @@ FIXED = {
     "residual, two 3×3": "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|",
     "all skip": "|skip_connect~0|+|skip_connect~0|skip_connect~1|",
 }
-MOST_HELD_OUT = 600
-SPACE = make_space()
-RECIPE = Recipe.for_space(SPACE)
 RECIPES = {
     "half the epochs": replace(RECIPE, child_epochs=RECIPE.child_epochs // 2),
     "learning rate × 0.4": replace(RECIPE, child_learning_rate=0.4 * RECIPE.child_learning_rate),
@@ -83,26 +83,11 @@ SEARCHES = {
     "half the prior": replace(RECIPE, alpha_prior=0.5 * RECIPE.alpha_prior),
 }
 LIMITS = {"no skip": 0, "at most one skip": 1}
-BOTH = "both splits"
+DERIVED, BOTH = "derived", "both splits"
 BANNED = {"convolutions only": ["skip_connect", "avg_pool_3x3", "max_pool_3x3"]}
-
-
-def held_out(task: ImageDataset, n_train: int, n_val: int, seed: int) -> ImageDataset:
-    """A draw of a task, whose test split is made of training images that were not drawn."""
-    drawn = derive(task, TaskDerivation(n_train=n_train, n_val=n_val, seed=seed))
-    used = {image.tobytes() for image in drawn.train.images}
-    left = [i for i, image in enumerate(task.train.images) if image.tobytes() not in used]
-    kept = np.sort(np.random.default_rng(0).permutation(left)[:MOST_HELD_OUT])
-    return replace(drawn, test=Split(images=task.train.images[kept], labels=task.train.labels[kept]))
-
-
-def search(data: Data, seed: int, recipe: Recipe = RECIPE) -> Network:
-    """The supernet of a search from scratch, in its best state."""
-    loop = SearchSetup(SPACE, data, recipe, seed, lambda: False).prepare(None, "SCRATCH").loop
-    while not loop.finished:
-        loop.run_epoch()
-    loop.restore_best()
-    return loop.network
+OTHERS = [BOTH, *SEARCHES, *RECIPES, *LIMITS, *BANNED, *FIXED]
+COLUMNS = {"last": (DERIVED, "last"), "best": (DERIVED, "best"), **{arm: (arm, "last") for arm in OTHERS}}
+"""Arm and figure of every column."""
 
 
 def train_child(
@@ -111,15 +96,7 @@ def train_child(
     """Accuracy on the held-out images after the last epoch and after the best one."""
     generator = make_generator(seed, "child-network")
     child = derive_child(supernet, genotype, data, recipe, generator=generator)
-    plan = Plan(
-        phase="CHILD",
-        epochs=recipe.child_epochs,
-        patience=recipe.child_epochs,
-        learning_rate=recipe.child_learning_rate,
-        weight_decay=recipe.child_weight_decay,
-        label_smoothing=recipe.child_label_smoothing,
-        search_alphas=False,
-    )
+    plan = child_plan(recipe)
     loop = Loop(child, data, recipe, plan, generator=make_generator(seed, "child"))
     while not loop.finished:
         loop.run_epoch()
@@ -138,93 +115,100 @@ def derive_without(supernet: Network, banned: list[str]) -> Genotype:
     return supernet.derive()
 
 
-def judge(network: Network, data: Data) -> float:
-    """Accuracy on the held-out images."""
-    calibrate(network, data, RECIPE)
-    score: Score = score_logits(*collect_logits(network, data, data.test, RECIPE))
-    return score.accuracy
+@dataclass(frozen=True)
+class Searched:
+    """A supernet, and the children that it has by now."""
+
+    data: Data
+    supernet: Network
+    accuracy: float
+    seed: int
+    trained: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Under the default recipe, by genotype: arms with one architecture share its child."""
+
+    def child(self, genotype: Genotype) -> dict[str, float]:
+        """Of an architecture, trained or known."""
+        text = family_of(SPACE).format_genotype(genotype)
+        if text not in self.trained:
+            self.trained[text] = train_child(self.supernet, genotype, self.data, self.seed)
+        return self.trained[text]
 
 
-def compare(folder: Path, entry: tuple[str, int, int], seed: int) -> dict[str, Any]:
-    """One task, one seed: a row of figures."""
-    torch.set_num_threads(1)
-    name, n_train, n_val = entry
-    dataset = held_out(load_dataset(folder / f"{name}.npz"), n_train, n_val, seed)
-    data = load_data(dataset, SPACE, torch.device("cpu"))
-    supernet = search(data, seed)
-    family = family_of(SPACE)
-    derived = supernet.derive()
-    row: dict[str, Any] = {"task": name, "seed": seed, "genotype": family.format_genotype(derived)}
-    row["supernet"] = judge(supernet, data)
-    row.update(train_child(supernet, derived, data, seed))
-    row[BOTH] = train_child(supernet, derived, data.joined(), seed)["last"]
-    for arm, recipe in SEARCHES.items():
-        other = search(data, seed, recipe)
-        row[f"supernet, {arm}"] = judge(other, data)
-        row[arm] = train_child(other, other.derive(), data, seed)["last"]
-    for arm, recipe in RECIPES.items():
-        row[arm] = train_child(supernet, derived, data, seed, recipe)["last"]
-    architectures = {
-        **{arm: supernet.derive(most_skips=most) for arm, most in LIMITS.items()},
-        **{arm: derive_without(supernet, banned) for arm, banned in BANNED.items()},
-        **{arm: family.parse_genotype(SPACE, text) for arm, text in FIXED.items()},
-    }
-    trained = {row["genotype"]: row["last"]}
-    for arm, genotype in architectures.items():
-        text = family.format_genotype(genotype)
-        if text not in trained:
-            trained[text] = train_child(supernet, genotype, data, seed)["last"]
-        row[arm] = trained[text]
-    return row
+def prepare(folder: Path, cell: Cell) -> Searched:
+    """The search that children share."""
+    n_train, n_val = next(counts for name, *counts in TASKS if name == cell.task)
+    data = on_cpu(held_out(find(folder, cell.task), n_train, n_val, cell.seed))
+    supernet = search_from_scratch(data, cell.seed)
+    return Searched(data, supernet, judge(supernet, data), cell.seed)
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=Path, default=SHIPPED)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--quick", action="store_true", help="one task, one seed")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    tasks = [entry for entry in TASKS if (arguments.tasks / f"{entry[0]}.npz").exists()]
-    tasks = tasks[: 1 if arguments.quick else None]
-    seeds = range(1 if arguments.quick else arguments.seeds)
-    jobs = [(entry, seed) for entry in tasks for seed in seeds]
-    rows = []
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for row in pool.map(partial(compare, arguments.tasks), *zip(*jobs, strict=True)):
-            rows.append(row)
-            print({name: f"{100 * v:.1f}" if isinstance(v, float) else v for name, v in row.items()}, flush=True)
-    arms = ["last", "best", BOTH, *SEARCHES, *RECIPES, *LIMITS, *BANNED, *FIXED]
-    names = dict.fromkeys(row["task"] for row in rows)
-    lines = [[task, *(points([r[arm] for r in rows if r["task"] == task]) for arm in arms)] for task in names]
-    lines.append(["mean", *(points([row[arm] for row in rows]) for arm in arms)])
-    print_table("accuracy of child networks on held-out images, mean over seeds", ["task", *arms], lines)
-    for arm in arms[1:]:
-        print_gain(rows, arm, "last")
-    for arm in SEARCHES:
-        print_gain(rows, f"supernet, {arm}", "supernet")
-    finish(
-        "child_choices",
-        rows,
-        [],
-        seeds=list(seeds),
-        arguments={"tasks": list(names), "quick": arguments.quick},
-        path=arguments.json,
+def measure(searched: Searched, arm: str, _cpu_s: float | None) -> dict[str, Any]:
+    """One child, and the supernet where it is another one."""
+    supernet, data, seed = searched.supernet, searched.data, searched.seed
+    family, derived = family_of(SPACE), searched.supernet.derive()
+    if arm == DERIVED:
+        text = family.format_genotype(derived)
+        return {"supernet": searched.accuracy, "genotype": text, **searched.child(derived)}
+    if arm == BOTH:
+        return train_child(supernet, derived, data.joined(), seed)
+    if arm in RECIPES:
+        return train_child(supernet, derived, data, seed, RECIPES[arm])
+    if arm in SEARCHES:
+        other = search_from_scratch(data, seed, SEARCHES[arm])
+        return {"supernet": judge(other, data), **train_child(other, other.derive(), data, seed)}
+    if arm in LIMITS:
+        return searched.child(supernet.derive(most_skips=LIMITS[arm]))
+    if arm in BANNED:
+        return searched.child(derive_without(supernet, BANNED[arm]))
+    return searched.child(family.parse_genotype(SPACE, FIXED[arm]))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two seeds are enough of 14 tasks."""
+    parser.set_defaults(seeds=2)
+
+
+def run(options: Options) -> Section:
+    """Every task, seed and choice."""
+    tasks = [name for name, *_ in TASKS if has(options.tasks, name)][: 1 if options.quick else None]
+    experiment = Experiment(
+        arms=[Arm(DERIVED), *map(Arm, OTHERS)],
+        cells=cells_of(tasks, options.seed_range),
+        prepare=partial(prepare, options.tasks),
+        measure=measure,
+        described={"recipe": asdict(RECIPE), "space": SPACE.id, "tasks": TASKS},
+        files=partial(files_of, options.tasks),
     )
+    outcome = carry_out(experiment, options)
+    complete = list(outcome.complete().values())
+    runs = [run for by_arm in complete for run in by_arm.values()]
+    if runs:
+        lines = [[task, *means([r for r in complete if r[DERIVED].task == task])] for task in tasks]
+        lines.append(["mean", *means(complete)])
+        print_table(
+            "accuracy of child networks on held-out images, mean over seeds", ["task", *COLUMNS],
+            [line for line in lines if len(line) > 1],
+        )  # fmt: skip
+        for column in list(COLUMNS)[1:]:
+            print_gain(column, "last", [points(r, column) - points(r, "last") for r in complete])
+        for arm in SEARCHES:
+            gains = compare(runs, "supernet", arm=arm, base=DERIVED).differences
+            print_gain(f"supernet, {arm}", "supernet", gains)
+    comparisons = [compare(runs, "last", arm=arm, base=DERIVED) for arm in OTHERS if runs]
+    return Section(outcome.figures(comparisons), [], {"tasks": tasks}, missing=outcome.missing)
 
 
-def print_gain(rows: list[dict[str, Any]], arm: str, base: str) -> None:
+def points(runs: Mapping[str, Run], column: str) -> float:
+    """Accuracy in a column, in percent."""
+    arm, figure = COLUMNS[column]
+    return 100 * float(runs[arm].figures[figure])
+
+
+def means(cells: Sequence[Mapping[str, Run]]) -> list[str]:
+    """Of every column; nothing of no cells."""
+    return [f"{statistics.fmean(points(runs, column) for runs in cells):.1f}" for column in COLUMNS if cells]
+
+
+def print_gain(arm: str, base: str, gains: Sequence[float]) -> None:
     """Mean difference of two arms, paired."""
-    gains = [100 * (row[arm] - row[base]) for row in rows]
     print(f"{arm} − {base}: {with_error(gains)} points (n = {len(gains)}), worst {min(gains):+.1f}")
-
-
-def points(values: list[float]) -> str:
-    """Mean, in percent."""
-    return f"{100 * statistics.fmean(values):.1f}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """BatchNorm statistics: the source's, a running average, or collected afresh.
 
-    python benchmarks/supernet/norm_statistics.py [--tasks DIR] [--seeds 3] [--jobs 2] [--quick] [--json FILE]
+    python -m benchmarks norm-statistics [--tasks DIR] [--seeds 3] [--jobs 2] [--quick] [--json FILE]
 
-The pairs of `transfer_choices.py`. Before any step: validation accuracy of the source's weights with a prototype head,
+The pairs of `transfer-choices`. Before any step: validation accuracy of the source's weights with a prototype head,
 under the statistics that the source was stored with, and under those of the target's images. After the search, in its
 last epoch: accuracy on images of the training split that were kept out of the draw, under PyTorch's running average
 over the training batches (momentum 0.1) and under statistics collected afresh, as every evaluation here does it.
@@ -10,30 +10,39 @@ over the training batches (momentum 0.1) and under statistics collected afresh, 
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
 import statistics
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import torch
 from torch import Tensor
 
-from benchmarks.harness.report import finish, print_table, with_error
-from benchmarks.supernet.child_choices import SHIPPED
-from benchmarks.transfer.choices import RECIPE, RELATED, SHARED, SPACE, UNRELATED, draw, find, has, judge, search_source
+from benchmarks.harness.paired import Arm, Cell, Experiment, carry_out, cells_of
+from benchmarks.harness.pairs import (
+    RECIPE,
+    RELATED,
+    SPACE,
+    UNRELATED,
+    choose_pairs,
+    draw,
+    files_of,
+    find,
+    judge,
+    name_of,
+    on_cpu,
+    pair_of,
+    same_source,
+    search_source,
+)
+from benchmarks.harness.report import Options, Section, print_table, with_error
 from supernet_registry.search.networks.operations import BatchNorm
 from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.starts.prototypes import prototype_head
 from supernet_registry.search.starts.setup import SearchSetup
-from supernet_registry.search.training.data import Data, load_data
+from supernet_registry.search.training.data import Data
 from supernet_registry.search.training.evaluation import collect_features, collect_logits, score_logits
 from supernet_registry.search.training.loop import Loop
 
@@ -42,7 +51,6 @@ FIGURES = {
     "start": ("source_statistics", "own_statistics"),
     "end": ("running_average", "collected_afresh"),
 }
-Row = dict[str, Any]
 
 
 class RunningAverage:
@@ -96,25 +104,30 @@ def search(loop: Loop) -> RunningAverage:
     return average
 
 
-def measure(folder: Path, job: tuple[str, list[str], int]) -> list[Row]:
-    """All targets of a source at one seed."""
-    torch.set_num_threads(1)
-    source, targets, seed = job
-    tensors = search_source(folder, source, seed)
-    return [
-        {"source": source, "target": target, "seed": seed} | compare(folder, tensors, target, seed)
-        for target in targets
-    ]
+@dataclass(frozen=True)
+class Target:
+    """A target and the source that its search begins with."""
+
+    data: Data
+    source: Mapping[str, Tensor]
+    seed: int
 
 
-def compare(folder: Path, tensors: Mapping[str, Tensor], target: str, seed: int) -> dict[str, float]:
-    """The four accuracies of one target."""
-    data = load_data(draw(find(folder, target), seed), SPACE, torch.device("cpu"))
-    setup = SearchSetup(SPACE, data, RECIPE, seed, lambda: False)
+def prepare(folder: Path, cell: Cell) -> Target:
+    """With the source searched, once for all its targets."""
+    source, target = pair_of(cell)
+    tensors = search_source(folder, source, cell.seed)
+    return Target(on_cpu(draw(find(folder, target), cell.seed)), tensors, cell.seed)
+
+
+def measure(target: Target, _arm: str, _cpu_s: float | None) -> dict[str, Any]:
+    """The four accuracies."""
+    data = target.data
+    setup = SearchSetup(SPACE, data, RECIPE, target.seed, lambda: False)
     bare = Network(SPACE, data.n_classes, generator=None)
-    bare.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("head.")}, strict=False)
+    bare.load_state_dict({n: t for n, t in target.source.items() if not n.startswith("head.")}, strict=False)
     row = {"source_statistics": start_accuracy(bare, data)}
-    start, scratch = setup.prepare(tensors, "WEIGHTS_AND_ALPHAS"), setup.prepare(None, "SCRATCH")
+    start, scratch = setup.prepare(target.source, "WEIGHTS_AND_ALPHAS"), setup.prepare(None, "SCRATCH")
     setup.choose_schedule(start, scratch)
     assert start.loop.best is not None
     row["own_statistics"] = start.loop.best.accuracy
@@ -126,50 +139,29 @@ def compare(folder: Path, tensors: Mapping[str, Tensor], target: str, seed: int)
     return row
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=Path, default=SHARED if SHARED.is_dir() else SHIPPED)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--quick", action="store_true", help="one pair of either kind, one seed")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    kinds = {"related": RELATED, "unrelated": UNRELATED}
-    pairs = {
-        kind: [pair for pair in some if has(arguments.tasks, pair)][: 1 if arguments.quick else None]
-        for kind, some in kinds.items()
-    }
-    every = [pair for some in pairs.values() for pair in some]
-    seeds = range(1 if arguments.quick else arguments.seeds)
-    jobs = [
-        (source, [target for origin, target in every if origin == source], seed)
-        for seed in seeds
-        for source in dict.fromkeys(source for source, _ in every)
-    ]
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        rows = [row for some in pool.map(partial(measure, arguments.tasks), jobs) for row in some]
+def run(options: Options) -> Section:
+    """Every pair and seed, in one search that is looked at in four ways."""
+    pairs = choose_pairs(options.tasks, {"related": RELATED, "unrelated": UNRELATED}, quick=options.quick)
+    experiment = Experiment(
+        arms=[Arm("search")],
+        cells=cells_of([name_of(pair) for some in pairs.values() for pair in some], options.seed_range),
+        prepare=partial(prepare, options.tasks),
+        measure=measure,
+        described={"recipe": asdict(RECIPE), "space": SPACE.id},
+        files=partial(files_of, options.tasks),
+        group=same_source,
+    )
+    outcome = carry_out(experiment, options)
     lines = []
     for kind, some in pairs.items():
-        group = [row for row in rows if (row["source"], row["target"]) in some]
-        for when, (old, new) in FIGURES.items():
+        group = [run.figures for run in outcome.runs if pair_of(run.cell) in some]
+        for when, (old, new) in FIGURES.items() if group else ():
             gains = [100 * (row[new] - row[old]) for row in group]
             means = [f"{100 * statistics.fmean(row[name] for row in group):.1f}" for name in (old, new)]
             lines.append([f"{kind}, {when}", *means, with_error(gains), f"{min(gains):+.1f}"])
     print_table(
-        f"accuracy under two BatchNorm statistics, {len(seeds)} seeds",
+        f"accuracy under two BatchNorm statistics, {len(options.seed_range)} seeds",
         ["pairs, when", "remembered", "collected afresh", "difference", "worst"],
         lines,
     )
-    finish(
-        "norm_statistics",
-        rows,
-        [],
-        seeds=list(seeds),
-        arguments={"pairs": pairs, "quick": arguments.quick},
-        path=arguments.json,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return Section(outcome.figures(), [], {"pairs": pairs}, missing=outcome.missing)

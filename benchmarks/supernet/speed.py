@@ -1,6 +1,6 @@
 """Steps per second and peak memory of our supernet against the plain textbook one, side by side.
 
-    python benchmarks/supernet/speed.py --json results/supernet.json
+    python -m benchmarks supernet [--only TEXT] [--blocks 3] [--steps 1] [--json FILE]
 
 A step is one first-order bilevel step: α on a validation batch, weights on an augmented training batch, same recipe,
 same data, one thread. Both networks take turns in blocks of a few steps, so that a busy machine disturbs both; ratios
@@ -28,7 +28,8 @@ from typing import Any, Protocol, Self
 import torch
 import torch.nn.functional as F
 
-from benchmarks.harness.report import Check, finish, print_table
+from benchmarks.harness.places import ROOT
+from benchmarks.harness.report import Check, Options, Section, print_table
 from benchmarks.supernet.textbook import TextbookLoop, TextbookSupernet
 from supernet_registry.search.networks.inputs import Normalisation
 from supernet_registry.search.networks.supernet import Network
@@ -167,8 +168,8 @@ def _first_steps(configuration: Configuration) -> int:
 
 def peak_memory(configuration: Configuration, which: str) -> int:
     """Bytes by which a few steps raise the peak, in a fresh process."""
-    arguments = [sys.executable, __file__, "--peak", str(CONFIGURATIONS.index(configuration)), which]
-    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    arguments = [sys.executable, "-m", __name__, str(CONFIGURATIONS.index(configuration)), which]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT)
     return int(json.loads(result.stdout))
 
 
@@ -235,46 +236,45 @@ def compare(configuration: Configuration, *, blocks: int, steps: int) -> tuple[d
     return figures, checks
 
 
-def main() -> None:
-    """Compare, print, check."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="store figures and checks")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and how often."""
     parser.add_argument("--blocks", type=int, default=3, help="alternating blocks")
     parser.add_argument("--steps", type=int, default=1, help="steps a block")
     parser.add_argument("--only", default="", metavar="TEXT", help="configurations whose names contain TEXT")
-    parser.add_argument("--peak", nargs=2, metavar=("NUMBER", "WHICH"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.peak:
-        print(measure_peak_here(CONFIGURATIONS[int(arguments.peak[0])], arguments.peak[1]))
-        return
+
+
+def run(options: Options) -> Section:
+    """All configurations that run here; of a smoke profile one, in one block."""
+    blocks = 1 if options.quick else options.own.blocks
     chosen = [
         configuration
         for configuration in CONFIGURATIONS
-        if arguments.only in configuration.name and (configuration.device == "cpu" or torch.cuda.is_available())
+        if options.own.only in configuration.name and (configuration.device == "cpu" or torch.cuda.is_available())
     ]
     figures, checks = [], []
-    for configuration in chosen:
-        found, more = compare(configuration, blocks=arguments.blocks, steps=arguments.steps)
+    for configuration in chosen[-1:] if options.quick else chosen:
+        found, more = compare(configuration, blocks=blocks, steps=options.own.steps)
         figures.append(found)
         checks += more
-    print_table(
-        "bilevel step, one thread: ours / textbook",
-        ["configuration", "steps/s", "", "ratio", "peak MiB", "", "ratio"],
-        [
-            [
-                f["configuration"]["name"],
-                *(f"{1 / f['seconds_a_step'][which]:.3g}" for which in ("ours", "textbook")),
-                f"{f['seconds_a_step']['textbook'] / f['seconds_a_step']['ours']:.2f}",
-                *(f"{f['peak_bytes'][which] / 2**20:.0f}" for which in ("ours", "textbook")),
-                f"{f['peak_bytes']['ours'] / f['peak_bytes']['textbook']:.2f}",
-            ]
-            for f in figures
-        ],
-    )
-    settings = {"blocks": arguments.blocks, "steps": arguments.steps, "only": arguments.only}
-    finish("supernet", figures, checks, seeds=[0], arguments=settings, path=arguments.json)
+    print_table("bilevel step, one thread: ours / textbook", HEADINGS, [table_line(found) for found in figures])
+    return Section(figures, checks, {"blocks": blocks, "steps": options.own.steps, "only": options.own.only}, seeds=[0])
 
 
-if __name__ == "__main__":
-    main()
+HEADINGS = ["configuration", "steps/s", "", "ratio", "peak MiB", "", "ratio"]
+
+
+def table_line(found: dict[str, Any]) -> list[str]:
+    """One configuration."""
+    seconds, peak = found["seconds_a_step"], found["peak_bytes"]
+    return [
+        found["configuration"]["name"],
+        *(f"{1 / seconds[which]:.3g}" for which in ("ours", "textbook")),
+        f"{seconds['textbook'] / seconds['ours']:.2f}",
+        *(f"{peak[which] / 2**20:.0f}" for which in ("ours", "textbook")),
+        f"{peak['ours'] / peak['textbook']:.2f}",
+    ]
+
+
+if __name__ == "__main__":  # the process that `peak_memory` starts
+    torch.set_num_threads(1)
+    print(measure_peak_here(CONFIGURATIONS[int(sys.argv[1])], sys.argv[2]))

@@ -1,36 +1,32 @@
 """What stored supernets know of a target before any step: many targets in little time.
 
-    python benchmarks/transfer/starts.py [--seeds 3] [--work DIR] [--json FILE]
+    python -m benchmarks starts [--seeds 3] [--work DIR] [--json FILE]
 
-The sources are those of `benchmarks/selection/selection.py`, found in its work folder or searched here; the targets are
+The sources are those of `python -m benchmarks selection`, found in its work folder or searched here; the targets are
 all shared tasks that no source was made from, with about 100 training images. Each source is transferred, gets
-BatchNorm
-statistics and a prototype head on the target's images, and is scored on images that its head has not seen: those of
-the training split by cross-validation, and the validation split. Its gain is that accuracy less that of a fresh
-supernet treated alike. No search is run, so that this costs seconds a pair where selection costs minutes, and says
-less: how good the features are, not how good they become.
+BatchNorm statistics and a prototype head on the target's images, and is scored on images that its head has not seen:
+those of the training split by cross-validation, and the validation split. Its gain is that accuracy less that of a
+fresh supernet treated alike. No search is run, so that this costs seconds a pair where selection costs minutes, and
+says less: how good the features are, not how good they become.
 
-The rows have the form of selection's matrix; `benchmarks/similarity/encoders.py` reads them from results/starts.json.
+The rows have the form of selection's matrix; section `encoders` of `similarity` reads them from results/starts.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 from torch import Tensor
 
-from benchmarks.harness.report import finish, print_table
+from benchmarks.harness.places import RESULTS
+from benchmarks.harness.report import Options, Section, print_table
 from benchmarks.selection.runs import TRANSFER, Step, World, run_source, search_recipe
-from benchmarks.selection.selection import GENERALIST, ROOT, SHARED, SOURCES, TARGETS
+from benchmarks.selection.selection import GENERALIST, SOURCES, TARGETS
 from supernet_registry.search.networks.stored import load_weights
 from supernet_registry.search.starts.setup import SearchSetup
 from supernet_registry.search.training.data import load_data
@@ -41,11 +37,11 @@ TRAINING_IMAGES, VALIDATION_IMAGES = 100, 60  # of a target, about
 Row = dict[str, Any]
 
 
-def all_targets() -> dict[str, Step]:
+def all_targets(folder: Path) -> dict[str, Step]:
     """The selection's own where it has them, else all classes with few images each."""
     # A source with random labels has learnt nothing of its pictures: they may come again.
     used = {step.task for step in SOURCES.values() if step.labels != "random"}
-    index = json.loads((SHARED / "index.json").read_text())["tasks"]
+    index = json.loads((folder / "index.json").read_text())["tasks"]
     return {
         task["name"]: TARGETS.get(task["name"])
         or Step(
@@ -81,19 +77,21 @@ def measure(world: World, target: str, step: Step, seed: int, sources: Mapping[s
     return rows
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=ROOT / "results" / "selection", help="selection's work folder")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if not SHARED.is_dir():
-        parser.error(f"this needs the shared tasks in {SHARED.parent.name}/{SHARED.name}")
-    world = World(SHARED, arguments.work, SOURCES, TARGETS, GENERALIST, search_recipe())
-    targets = all_targets()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The work folder is selection's."""
+    parser.set_defaults(work=RESULTS / "selection")
+
+
+def run(options: Options) -> Section:
+    """Every target from every source; of a smoke profile two from two, searched for two epochs."""
+    if not (options.tasks / "index.json").is_file():
+        raise SystemExit("This needs the shared tasks with their index.json (--tasks DIR).")
+    every, targets, recipe = SOURCES, all_targets(options.tasks), search_recipe(2 if options.quick else 0)
+    if options.quick:
+        every, targets = (dict(list(steps.items())[:2]) for steps in (every, targets))
+    world = World(options.tasks, options.work, every, TARGETS, [] if options.quick else GENERALIST, recipe)
     rows: list[Row] = []
-    for seed in range(arguments.seeds):
+    for seed in options.seed_range:
         sources = load_sources(world, seed)
         for target, step in targets.items():
             rows += measure(world, target, step, seed, sources)
@@ -103,14 +101,7 @@ def main() -> None:
         ["target", "best source", "its gain", "median gain", "worst gain"],
         [[target, *summary([row for row in rows if row["target"] == target])] for target in targets],
     )
-    finish(
-        "transfer_starts",
-        {"matrix": rows, "tasks": {name: vars(step) for name, step in {**SOURCES, **targets}.items()}},
-        [],
-        seeds=range(arguments.seeds),
-        arguments={},
-        path=arguments.json,
-    )
+    return Section({"matrix": rows, "tasks": {name: vars(step) for name, step in {**every, **targets}.items()}}, [])
 
 
 def summary(rows: list[Row]) -> list[str]:
@@ -121,7 +112,3 @@ def summary(rows: list[Row]) -> list[str]:
     }
     best = max(gains, key=lambda source: gains[source])
     return [best, *(f"{value:+.1f}" for value in (gains[best], statistics.median(gains.values()), min(gains.values())))]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
 """Warm-started against from scratch, and both against the network that a user writes in five minutes.
 
-    python benchmarks/transfer/transfer.py [--tasks DIR] [--targets TASK ...] [--seeds 3] [--jobs 2] [--quick] [--json
-    FILE]
+    python -m benchmarks transfer [--tasks DIR] [--targets TASK ...] [--seeds 3] [--jobs 2] [--quick] [--json FILE]
 
 For each pair of tasks (source, target) and each seed, the source is searched once; then the target is searched from
 scratch and, with the taste, from the source's supernet. The source has twice the images of the target. The goal is
@@ -17,24 +16,18 @@ network; "held out" is one that leaves the validation split alone, as who tunes 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from functools import reduce
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch
-
-from benchmarks.harness.report import Check, finish, print_table
+from benchmarks.harness.paired import Arm, Cell, Experiment, Run, carry_out, cells_of
+from benchmarks.harness.pairs import Pair, choose_pairs, files_of, find, name_of, pair_of
+from benchmarks.harness.report import Check, Options, Section, print_table
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.runs.fixed_network import FixedRecipe, FixedResult, train_fixed
 from supernet_registry.search.runs.pipeline import (
@@ -47,14 +40,10 @@ from supernet_registry.search.runs.pipeline import (
     run_pipeline,
 )
 from supernet_registry.search.spaces import make_space
-from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
-from supernet_registry.search.training.data import load_data
+from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive
+from supernet_registry.search.training.data import Data, load_data
 from supernet_registry.search.training.devices import pick_device
 
-T = TypeVar("T")
-
-SHIPPED = Path(__file__).parents[2] / "examples" / "tasks"
-SHARED = Path(__file__).parents[3] / "shared" / "tasks"
 SHARE = 0.95
 """The goal, as a share of scratch's best validation accuracy."""
 HELD_OUT = ", held out"
@@ -94,78 +83,105 @@ class Curve(Listener):
         if e.phase == "SEARCH":
             self.points.append((e.steps, e.val_accuracy))
 
-    def steps_to(self, accuracy: float) -> int | None:
-        """Steps after which `accuracy` was first reached; None if never."""
-        return next((steps for steps, value in self.points if value >= accuracy), None)
+
+SPACE = make_space()
+RECIPE = Recipe.for_space(SPACE)
+SCRATCH, WARM = "scratch", "warm"
+STARTS = {"cold": SCRATCH, "cold" + HELD_OUT: SCRATCH, "warm": WARM, "warm" + HELD_OUT: WARM}
+"""Of the fixed network, and the arm whose processor time it gets."""
+FIXED = {start: f"fixed, {start}" for start in STARTS}
+"""Their arms."""
+ARMS = [Arm(SCRATCH), Arm(WARM), *(Arm(FIXED[start], spends=arm) for start, arm in STARTS.items())]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A pair at one seed."""
+class Target:
+    """A target, its source's supernet, and the fixed network that was trained on the source for as long."""
 
-    folder: Path
-    source: str
-    target: str
+    dataset: ImageDataset
+    data: Data
+    source: Candidate
+    fixed_source: Mapping[str, Any]
     seed: int
-    images: int
-    near: bool
 
 
 def load(folder: Path, task: str, seed: int, images: int) -> ImageDataset:
     """About `images` training images of a task and half as many for validation, drawn anew for every seed."""
-    dataset = load_dataset(folder / f"{task}.npz")
+    dataset = find(folder, task)
     per_class = max(4, images // dataset.n_classes)
     return derive(dataset, TaskDerivation(n_train=per_class, n_val=max(3, per_class // 2), seed=seed))
 
 
-def compare(job: Job) -> Row:
-    """One pair, one seed: a row of figures."""
-    torch.set_num_threads(1)
-    source, target, seed = job.source, job.target, job.seed
-    space = make_space()
-    recipe = Recipe.for_space(space)
-    before, dataset = load(job.folder, source, seed, 2 * job.images), load(job.folder, target, seed, job.images)
-    cold, warm = Curve(), Curve()
-    origin, origin_cpu = timed(lambda: run_pipeline(before, space, replace(recipe, child_epochs=0), seed=seed))
-    scratch, cold_cpu = timed(lambda: run_pipeline(dataset, space, recipe, seed=seed, listener=cold))
-    candidate = Candidate(version=source, ot_distance=0.0, weights=origin.weights)
-    started, warm_cpu = timed(
-        lambda: run_pipeline(dataset, space, recipe, seed=seed, candidates=[candidate], listener=warm)
-    )
+def prepare(folder: Path, images: int, cell: Cell) -> Target:
+    """Search the source, and train the fixed network on it."""
+    (source, target), seed = pair_of(cell), cell.seed
+    before, dataset = load(folder, source, seed, 2 * images), load(folder, target, seed, images)
+    began = time.process_time()
+    origin = run_pipeline(before, SPACE, replace(RECIPE, child_epochs=0), seed=seed)
+    cpu_s = time.process_time() - began
     device = pick_device("auto")
-    data = load_data(dataset, space, device)
-    fixed_source = train_fixed(load_data(before, space, device), recipe, seed=seed, cpu_seconds=origin_cpu)
-    starts = {"cold": (cold_cpu, None), "warm": (warm_cpu, fixed_source.weights)}
-    fixed = {
-        start + suffix: train_fixed(data, recipe, seed=seed, cpu_seconds=cpu, source=source, fixed=settings)
-        for start, (cpu, source) in starts.items()
-        for suffix, settings in (("", FixedRecipe()), (HELD_OUT, FixedRecipe(holds_out=True)))
-    }
+    fixed = train_fixed(load_data(before, SPACE, device), RECIPE, seed=seed, cpu_seconds=cpu_s)
+    candidate = Candidate(version=source, ot_distance=0.0, weights=origin.weights)
+    return Target(dataset, load_data(dataset, SPACE, device), candidate, fixed.weights, seed)
+
+
+def measure(target: Target, arm: str, cpu_s: float | None) -> dict[str, Any]:
+    """One arm: a search with its curve, or a fixed network for as long."""
+    if cpu_s is None:
+        curve = Curve()
+        candidates = [target.source] if arm == WARM else []
+        result = run_pipeline(target.dataset, SPACE, RECIPE, seed=target.seed, candidates=candidates, listener=curve)
+        tastes = [asdict(taste) for taste in curve.tastes]
+        pass_steps = -(-len(target.dataset.train) // RECIPE.batch_size)
+        return {
+            **summary(result),
+            "curve": curve.points,
+            "tastes": tastes,
+            "taste_steps": result.taste_steps,
+            "pass_steps": pass_steps,
+        }
+    warm, holds_out = arm.startswith(FIXED["warm"]), arm.endswith(HELD_OUT)
+    source = target.fixed_source if warm else None
+    settings = FixedRecipe(holds_out=holds_out)
+    return fixed_summary(
+        train_fixed(target.data, RECIPE, seed=target.seed, cpu_seconds=cpu_s, source=source, fixed=settings)
+    )
+
+
+def row_of(runs: Mapping[str, Run], near: Sequence[Pair]) -> Row:
+    """One pair, one seed: a row of figures."""
+    scratch, warm = runs[SCRATCH], runs[WARM]
+    source, target = pair_of(scratch.cell)
+    tastes, taste_steps = warm.figures["tastes"], warm.figures["taste_steps"]
     # Scratch took part in the taste: its accuracy before the first step belongs to its curve.
-    tasted = {taste.version: taste for taste in warm.tastes if taste.steps}
-    cold.points.insert(0, (0, tasted[""].val_accuracies[0]))
-    winner = next(taste for taste in warm.tastes if taste.chosen)
-    others = started.taste_steps - winner.steps[-1]  # the winner's own taste steps are counted on by its epochs
-    tasting = [(0, winner.val_accuracies[0]), (started.taste_steps, winner.val_accuracies[-1])]
-    warm.points = tasting + [(others + steps, value) for steps, value in warm.points]
-    goal = SHARE * max(value for _, value in cold.points)
-    cold_steps, warm_steps = cold.steps_to(goal), warm.steps_to(goal)
+    tasted = {taste["version"]: taste for taste in tastes if taste["steps"]}
+    cold_curve = [(0, tasted[""]["val_accuracies"][0]), *scratch.figures["curve"]]
+    winner = next(taste for taste in tastes if taste["chosen"])
+    others = taste_steps - winner["steps"][-1]  # the winner's own taste steps are counted on by its epochs
+    tasting = [(0, winner["val_accuracies"][0]), (taste_steps, winner["val_accuracies"][-1])]
+    warm_curve = tasting + [(others + steps, value) for steps, value in warm.figures["curve"]]
+    goal = SHARE * max(value for _, value in cold_curve)
     return {
         "source": source,
         "target": target,
-        "seed": seed,
-        "near": job.near,
+        "seed": scratch.seed,
+        "near": (source, target) in near,
         "goal": goal,
-        "scratch_steps": cold_steps,
-        "warm_steps": warm_steps,
-        "chosen": winner.version or "scratch",
-        "taste_steps": started.taste_steps,
-        "pass_steps": -(-len(dataset.train) // recipe.batch_size),
-        "scratch": {**summary(scratch), "cpu_seconds": cold_cpu},
-        "warm": {**summary(started), "cpu_seconds": warm_cpu},
-        "fixed": {name: fixed_summary(result) for name, result in fixed.items()},
-        "curves": {"scratch": cold.points, "warm": warm.points},
+        "scratch_steps": steps_to(cold_curve, goal),
+        "warm_steps": steps_to(warm_curve, goal),
+        "chosen": winner["version"] or "scratch",
+        "taste_steps": taste_steps,
+        "pass_steps": scratch.figures["pass_steps"],
+        "scratch": {**scratch.figures, "cpu_seconds": scratch.cpu_s},
+        "warm": {**warm.figures, "cpu_seconds": warm.cpu_s},
+        "fixed": {start: runs[arm].figures for start, arm in FIXED.items()},
+        "curves": {"scratch": cold_curve, "warm": warm_curve},
     }
+
+
+def steps_to(curve: Iterable[tuple[int, float]], accuracy: float) -> int | None:
+    """Steps after which `accuracy` was first reached; None if never."""
+    return next((steps for steps, value in curve if value >= accuracy), None)
 
 
 def summary(result: PipelineResult) -> dict[str, float]:
@@ -178,13 +194,6 @@ def summary(result: PipelineResult) -> dict[str, float]:
         "steps": result.search_steps + result.taste_steps,
         "seconds": result.search_seconds + result.taste_seconds + result.child_seconds,
     }
-
-
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """A result and the processor time that it took, in seconds."""
-    began = time.process_time()
-    result = work()
-    return result, time.process_time() - began
 
 
 def fixed_summary(result: FixedResult) -> dict[str, float]:
@@ -217,29 +226,34 @@ def ahead_of_fixed(row: dict[str, Any], start: str) -> float:
     return 100 * float(child - row["fixed"][start]["test_accuracy"])
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=Path, default=SHARED if SHARED.is_dir() else SHIPPED)
-    parser.add_argument("--seeds", type=int, default=3)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is compared, on how many images."""
     parser.add_argument("--images", type=int, default=200, help="training images of a target, about")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--targets", nargs="+", metavar="TASK", help="only these; default: all that the folder has")
-    parser.add_argument("--quick", action="store_true", help="two pairs, one seed")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    seeds = range(1 if arguments.quick else arguments.seeds)
-    near, far = (NEAR[:2], []) if arguments.quick else (NEAR, UNRELATED)
-    pairs = [pair for pair in near + far if all((arguments.tasks / f"{task}.npz").exists() for task in pair)]
-    pairs = [(source, target) for source, target in pairs if target in (arguments.targets or [target])]
+
+
+def run(options: Options) -> Section:
+    """Every pair and seed; of a smoke profile two pairs."""
+    own = options.own
+    kinds = {"near": NEAR[:2], "far": []} if options.quick else {"near": NEAR, "far": UNRELATED}
+    there = choose_pairs(options.tasks, kinds, quick=False)
+    pairs = [pair for some in there.values() for pair in some if pair[1] in (own.targets or [pair[1]])]
     if not pairs:
-        parser.error("there is no such pair of tasks in the folder")
-    jobs = [Job(arguments.tasks, *pair, seed, arguments.images, pair in near) for seed in seeds for pair in pairs]
-    rows: list[Row] = []
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for row in pool.map(compare, jobs):
-            rows.append(row)
-            print(f"{row['target']} ← {row['source']}, seed {row['seed']}: {speed_up(row):.1f}×", flush=True)
+        raise SystemExit("There is no such pair of tasks in the folder.")
+    experiment = Experiment(
+        arms=ARMS,
+        cells=cells_of(map(name_of, pairs), options.seed_range),
+        prepare=partial(prepare, options.tasks, own.images),
+        measure=measure,
+        described={"recipe": asdict(RECIPE), "space": SPACE.id, "images": own.images},
+        files=partial(files_of, options.tasks),
+    )
+    outcome = carry_out(experiment, options)
+    rows = [row_of(runs, NEAR) for runs in outcome.complete().values()]
+    arguments = {"images": own.images, "targets": [target for _, target in pairs]}
+    pairs = [pair for pair in pairs if any((row["source"], row["target"]) == pair for row in rows)]
+    if not rows:
+        return Section(outcome.figures(), [], arguments, missing=outcome.missing)
     print_table(
         "warm against scratch, mean over seeds (accuracies in points, warm − scratch)",
         ["target ← source", "steps scratch", "steps warm", "speed-up", "supernet test", "child test"],
@@ -255,14 +269,8 @@ def main() -> None:
         ],
         [fixed_row(target, rows) for _, target in pairs],
     )
-    finish(
-        "transfer",
-        rows,
-        [*transfer_checks(rows, pairs), *(check for start in rows[0]["fixed"] for check in fixed_checks(rows, start))],
-        seeds=list(seeds),
-        arguments={"images": arguments.images, "quick": arguments.quick, "targets": [target for _, target in pairs]},
-        path=arguments.json,
-    )
+    checks = [*transfer_checks(rows, pairs), *(check for start in FIXED for check in fixed_checks(rows, start))]
+    return Section({"rows": rows, **outcome.figures()}, checks, arguments, missing=outcome.missing)
 
 
 def transfer_checks(rows: list[Row], pairs: Iterable[tuple[str, str]]) -> list[Check]:
@@ -335,7 +343,3 @@ def table_row(source: str, target: str, rows: list[Row]) -> list[str]:
         f"{mean_gain((source, target), rows, 'test_accuracy'):+.1f}",
         f"{mean_gain((source, target), rows, 'child_test_accuracy'):+.1f}",
     ]
-
-
-if __name__ == "__main__":
-    main()

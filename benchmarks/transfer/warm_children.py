@@ -1,57 +1,51 @@
 """What a child network should keep of a supernet that was searched from a source.
 
-    python benchmarks/transfer/warm_children.py [--tasks DIR] [--seeds 3] [--jobs 2] [--quick] [--json FILE]
+    python -m benchmarks warm-children [--tasks DIR] [--seeds 3] [--jobs 2] [--quick] [--json FILE]
 
-Each cell is a pair of near relatives of `transfer_choices.py` and a seed: a search from the source, a search from
+Each cell is a pair of near relatives of `transfer-choices` and a seed: a search from the source, a search from
 scratch, and children that differ in one choice, all trained alike on both splits. They are judged on images of the
 training split that were kept out of the draw, so that no test image is seen.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import multiprocessing
-import os
 import statistics
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch
-
-from benchmarks.harness.report import finish, print_table, with_error
-from benchmarks.supernet.child_choices import SHIPPED
-from benchmarks.transfer.choices import (
+from benchmarks.harness.paired import Arm, Cell, Experiment, Run, carry_out, cells_of, compare
+from benchmarks.harness.pairs import (
     RECIPE,
     RELATED,
-    SHARED,
     SPACE,
+    choose_pairs,
     draw,
+    files_of,
     find,
     finish_child,
-    has,
     judge,
-    run,
+    name_of,
+    on_cpu,
+    pair_of,
+    same_source,
     search_source,
 )
+from benchmarks.harness.pairs import run as search
+from benchmarks.harness.report import Options, Section, print_table, with_error
 from benchmarks.transfer.warm_starts import perturb
 from supernet_registry.search.children.child import inherit, make_child
 from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.starts.setup import SearchSetup
 from supernet_registry.search.starts.warm_start import fit_head, soften_head
-from supernet_registry.search.training.data import Data, load_data, make_generator
+from supernet_registry.search.training.data import Data, make_generator
 
 SCRATCH, DEFAULT = "scratch", "default"
 NOISY = "wild"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,8 @@ class Pair:
     warm: Network
     data: Data
     seed: int
+    accuracies: dict[str, float]
+    """Of the supernets, by the arm whose child is theirs alone."""
 
     def child(self, weights: Network, architecture: Network, *, kept: float = 1.0, recipe: Recipe = RECIPE) -> float:
         """Held-out accuracy of a child that keeps a share of what it inherits; the rest is a fresh initialisation."""
@@ -87,71 +83,68 @@ ARMS: dict[str, Callable[[Pair], float]] = {
 }
 
 
-def measure(folder: Path, job: tuple[tuple[str, str], int]) -> Row:
-    """One pair at one seed."""
-    torch.set_num_threads(1)
-    (source, target), seed = job
-    data = load_data(draw(find(folder, target), seed), SPACE, torch.device("cpu"))
+def prepare(folder: Path, cell: Cell) -> Pair:
+    """Both searches."""
+    source, target = pair_of(cell)
+    seed = cell.seed
+    data = on_cpu(draw(find(folder, target), seed))
     setup = SearchSetup(SPACE, data, RECIPE, seed, lambda: False)
     scratch = setup.prepare(None, "SCRATCH")
     warm = setup.prepare(search_source(folder, source, seed), "WEIGHTS_AND_ALPHAS")
     setup.choose_schedule(warm, scratch)
     for start in (scratch, warm):
-        run(start.loop)
-    pair = Pair(scratch.loop.network, warm.loop.network, data.joined(), seed)
-    row: Row = {"source": source, "target": target, "seed": seed}
-    row["supernets"] = [judge(network, data) for network in (pair.scratch, pair.warm)]
-    return row | {arm: child(pair) for arm, child in ARMS.items()}
+        search(start.loop)
+    networks = {SCRATCH: scratch.loop.network, DEFAULT: warm.loop.network}
+    accuracies = {arm: judge(network, data) for arm, network in networks.items()}
+    return Pair(*networks.values(), data.joined(), seed, accuracies)
 
 
-def gains(rows: list[Row], arm: str, base: str) -> str:
+def measure(pair: Pair, arm: str, _cpu_s: float | None) -> dict[str, Any]:
+    """One child."""
+    figures = {"child": ARMS[arm](pair)}
+    return figures | ({"supernet": pair.accuracies[arm]} if arm in pair.accuracies else {})
+
+
+def gains(runs: Sequence[Run], arm: str, base: str) -> str:
     """Points of one arm over another, paired, and the worst; nothing of an arm over itself."""
-    points = [100 * (row[arm] - row[base]) for row in rows]
-    return "" if arm == base else f"{with_error(points)} ({min(points):+.1f})"
+    if arm == base:
+        return ""
+    found = compare(runs, "child", arm=arm, base=base)
+    return f"{with_error(found.differences)} ({found.worst:+.1f})"
 
 
-def main() -> None:
-    """Run and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=Path, default=SHARED if SHARED.is_dir() else SHIPPED)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--quick", action="store_true", help="one pair, one seed")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    pairs = [pair for pair in RELATED if has(arguments.tasks, pair)][: 1 if arguments.quick else None]
-    seeds = range(1 if arguments.quick else arguments.seeds)
-    jobs = [(pair, seed) for seed in seeds for pair in pairs]
-    rows: list[Row] = []
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for row in pool.map(partial(measure, arguments.tasks), jobs):
-            rows.append(row)
-            print({name: f"{100 * value:.1f}" if isinstance(value, float) else value for name, value in row.items()})
-    groups = {"all": rows, "clean": [row for row in rows if NOISY not in row["target"]]}
-    for name, group in groups.items():
-        if group:
+def run(options: Options) -> Section:
+    """Every pair, seed and child."""
+    pairs = choose_pairs(options.tasks, {"related": RELATED}, quick=options.quick)["related"]
+    experiment = Experiment(
+        arms=[Arm(name) for name in ARMS],
+        cells=cells_of(map(name_of, pairs), options.seed_range),
+        prepare=partial(prepare, options.tasks),
+        measure=measure,
+        described={"recipe": asdict(RECIPE), "space": SPACE.id},
+        files=partial(files_of, options.tasks),
+        group=same_source,
+    )
+    outcome = carry_out(experiment, options)
+    complete = outcome.complete()
+    cells = {"all": list(complete), "clean": [cell for cell in complete if NOISY not in pair_of(cell)[1]]}
+    for name, group in cells.items():
+        runs = [run for cell in group for run in complete[cell].values()]
+        if runs:
             print_table(
                 f"{name}: {len(group)} runs; points on held-out images (worst)",
                 ["child", "accuracy", "over scratch's child", "over the default"],
                 [
                     [
                         arm,
-                        f"{100 * statistics.fmean(row[arm] for row in group):.1f}",
-                        gains(group, arm, SCRATCH),
-                        gains(group, arm, DEFAULT),
+                        f"{100 * statistics.fmean(run.figures['child'] for run in runs if run.arm == arm):.1f}",
+                        gains(runs, arm, SCRATCH),
+                        gains(runs, arm, DEFAULT),
                     ]
                     for arm in ARMS
                 ],
             )
-    finish(
-        "warm_children",
-        rows,
-        [],
-        seeds=list(seeds),
-        arguments={"pairs": pairs, "quick": arguments.quick},
-        path=arguments.json,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    runs = [run for by_arm in complete.values() for run in by_arm.values()]
+    bases = (SCRATCH, DEFAULT) if runs else ()
+    comparisons = [compare(runs, "child", arm=arm, base=base) for base in bases for arm in ARMS if arm != base]
+    return Section(outcome.figures(comparisons), [], {"pairs": pairs}, missing=outcome.missing)

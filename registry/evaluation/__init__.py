@@ -2,5 +2,5 @@
 
     plan ──► units (one policy, one stream, one seed each) ──► runs ──► summary ──► report, MLflow
 
-`supernet-registry evaluate` and `benchmarks/continual/continual.py` are its two faces.
+`supernet-registry evaluate` and `python -m benchmarks continual` are its two faces.
 """

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.similarity import other_encoders as encoders
+from benchmarks.similarity import scattering
 
-def benchmark_module(name: str) -> ModuleType:
-    """A module of the benchmarks, which are scripts and no package."""
-    return importlib.import_module(name)
-
-
-encoders, scattering = benchmark_module("encoders"), benchmark_module("scattering")
 CANDIDATES = [
     encoders.RawEncoder(),
     encoders.ScatteringEncoder(),

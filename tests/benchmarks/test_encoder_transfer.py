@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.similarity import encoder_transfer as comparison
+from benchmarks.similarity.other_encoders import RawEncoder
 from supernet_registry.search.similarity import load_encoder
 
 ROOT = Path(__file__).parents[2]
-comparison = importlib.import_module("benchmarks.similarity.encoder_transfer")
-RawEncoder = importlib.import_module("benchmarks.similarity.other_encoders").RawEncoder
 
 
 def test_rank_correlation_is_spearmans_with_ties() -> None:

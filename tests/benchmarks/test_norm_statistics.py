@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import nn
 
+from benchmarks.supernet import norm_statistics
 from supernet_registry.search.networks.operations import BatchNorm
 from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.spaces import make_space
-
-norm_statistics = importlib.import_module("benchmarks.supernet.norm_statistics")
 
 
 def test_the_running_average_is_that_of_pytorch() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 import pytest
 
-selection_gain = importlib.import_module("benchmarks.selection.gain")
+from benchmarks.selection import gain as selection_gain
 
 
 def rows(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 
+from benchmarks.transfer import warm_starts
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.spaces import make_space
 from supernet_registry.search.starts.warm_start import transfer
 from supernet_registry.search.training.data import make_generator
 
-warm_starts = importlib.import_module("benchmarks.transfer.warm_starts")
 SPACE = make_space(channels=4)
 
 

@@ -3,7 +3,7 @@
 Model. Ridge regression of the observed gain on the standardised `registry.sources.signals.gain_features`, with a random
 intercept for every job. All gains of a job are measured against the same scratch, on the same few validation images, so
 they share an
-error: in the transfers of benchmarks/selection/selection.py jobs differ by 10 points (standard deviation of their
+error: in the transfers of `python -m benchmarks selection` jobs differ by 10 points (standard deviation of their
 means), sources within a job by 11. The intercept keeps the former out of the slopes. It is fitted by quasi-demeaning:
 of the rows of
 each job the share

@@ -115,7 +115,7 @@ def test_the_embedding_id_is_fixed_and_differs_between_encoders_and_dimensions()
 
 @pytest.mark.shared_tasks
 def test_it_tracks_the_distance_on_all_benchmark_tasks(shared_tasks: dict[str, ImageDataset]) -> None:
-    """All pairs of a third of the tasks, small sketches; `benchmarks/similarity/similarity.py` measures the whole."""
+    """All pairs of a third of the tasks, small sketches; `python -m benchmarks similarity` measures the whole."""
     sketches = [make_sketch(task, load_encoder(), size=96) for task in list(shared_tasks.values())[::3]]
     vectors = [embed(sketch) for sketch in sketches]
     pairs = list(combinations(range(len(sketches)), 2))
