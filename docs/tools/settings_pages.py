@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 def settings() -> str:
     """The recipe's fields with their defaults in every space, and the service's options."""
+    spaces = " | ".join(f"`{name}`" for name in SPACES)
     text = (
         "# Settings\n\n## Recipe\n\nEvery field can be set: `search --set NAME=VALUE`, or `recipe={name: value}` from"
-        f" Python.\n\n| field | {' | '.join(f'`{name}`' for name in SPACES)} | bounds | |\n|{'---|' * (len(SPACES) + 3)}\n"
+        f" Python.\n\n| field | {spaces} | bounds | |\n|{'---|' * (len(SPACES) + 3)}\n"
     )
     for rows in zip(*(describe_settings(make_space(name)) for name in SPACES), strict=True):
         defaults = " | ".join(row.default for row in rows)
