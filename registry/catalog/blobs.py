@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import sqlalchemy as sa
 
 from supernet_registry.registry.catalog import names
 from supernet_registry.registry.clock import Clock
 from supernet_registry.registry.storage import failpoints
-from supernet_registry.registry.storage.blobs.store import BlobStore, corrupt
+from supernet_registry.registry.storage.blobs.store import BlobStore, corrupt, verify_file
 from supernet_registry.registry.storage.database import run_write, transaction
 from supernet_registry.registry.storage.schema import blobs
 from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, NotFound
@@ -113,6 +115,19 @@ class Blobs:
         if found != sha256:
             raise corrupt(sha256, found)
         return data
+
+    @contextmanager
+    def open_verified(self, name: str, field: str = "name") -> Iterator[BinaryIO]:
+        """The blob as a seekable file, its digest verified before; of a large one a few MiB at a time are in memory.
+
+        Raises:
+            NotFound, InvalidArgument, BlobCorrupt.
+        """
+        self.size(name, field)
+        with self.store.open_read(names.blob_sha256(name, field)) as file:
+            verify_file(file, names.blob_sha256(name, field))
+            file.seek(0)
+            yield file
 
     def read_chunks(
         self, name: str, *, offset: int = 0, limit: int = 0, chunk_bytes: int = CHUNK_BYTES

@@ -179,8 +179,8 @@ class WriteBack:
                 field=field,
             )
         try:
-            data = self._blobs.read(blob, field)
-            info = check_weights(data, max_bytes=limit, max_tensors=self._settings.max_weights_tensors)
+            with self._blobs.open_verified(blob, field) as file:
+                info = check_weights(file, max_bytes=limit, max_tensors=self._settings.max_weights_tensors)
         except SupernetRegistryError as error:
             error.field = field
             raise

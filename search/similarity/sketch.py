@@ -25,7 +25,6 @@ Legend of shapes: n sampled points, d feature dimension, k classes, r rank of th
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +37,7 @@ from supernet_registry.search._determinism import random_order
 from supernet_registry.search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
 from supernet_registry.search.similarity.encoders.base import MAX_DIMENSION, Encoder
 from supernet_registry.search.similarity.moment_points import moment_points
-from supernet_registry.search.storage.container import Header, pack, read_header, unpack
+from supernet_registry.search.storage.container import Header, Limits, pack, parse_json, read_header, unpack
 from supernet_registry.search.tasks.dataset import MAX_CLASSES, ImageDataset, Split
 
 __all__ = [
@@ -73,6 +72,7 @@ MIN_CLASS_IMAGES = 5
 
 _METADATA_KEY = "sketch"
 _WIRE_VERSION = 1
+_LIMITS = Limits(dtypes=("F32", "I64"), header_bytes=1 << 20, tensors=5)
 _LARGEST_VALUE = 1e6  # beyond it squares of squares leave float32
 _GRID = 2.0**-14  # rounding of what is stored: hides the last bits, in which linear algebra libraries differ
 
@@ -142,7 +142,7 @@ class Sketch:
                 field="sketch",
             )
         try:
-            header = read_header(data)
+            header = read_header(data, _LIMITS)
             encoder_id, moments_only = _metadata(header)
             _check_header(header)
             return cls(**unpack(data), encoder_id=encoder_id, moments_only=moments_only)
@@ -294,10 +294,10 @@ def _on_grid(values: NDArray[Any]) -> NDArray[np.float64]:
 def _metadata(header: Header) -> tuple[str, bool]:
     """Encoder id and whether the sketch is of moments only."""
     try:
-        metadata = json.loads(header.metadata[_METADATA_KEY])
+        metadata = parse_json(header.metadata[_METADATA_KEY], "its metadata")
         version, encoder_id = metadata["version"], metadata["encoder_id"]
         moments_only = metadata.get("moments_only", False)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except KeyError as error:
         raise ValueError("its metadata are missing") from error
     if version != _WIRE_VERSION:
         raise ValueError(f"wire version {version!r} is unknown here")

@@ -1,18 +1,15 @@
 """Check a safetensors blob before torch sees it: numpy and the standard library only, and never all in memory.
 
-The format (huggingface/safetensors): 8 bytes little-endian header length, a JSON header of that length that maps each
-tensor's name to its dtype, shape and byte range, then the bytes. Everything that a header can lie about is checked:
-its size, duplicate keys, names, dtypes, shapes, ranges that overlap, leave gaps or leave the file; then every number
-must be finite. A blob must also say what it is, in exactly one metadata key: `supernet` or `child`.
+Its header must hold what `search.storage.container` asks of every container, then every number must be finite. A blob
+must also say what it is, in exactly one metadata key: `supernet` or `child`.
 """
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,30 +17,24 @@ import numpy as np
 
 from supernet_registry.search.errors import InvalidSearchSpace, NotFinite, UnsafeWeights, WeightsTooLarge
 from supernet_registry.search.spaces import SearchSpace, space_from_json
+from supernet_registry.search.storage.container import (
+    Header,
+    Limits,
+    TensorInfo,
+    TooManyTensors,
+    parse_json,
+    read_header,
+)
 
-__all__ = ["MAX_HEADER_BYTES", "TensorInfo", "WeightsInfo", "check_weights"]
+__all__ = ["MAX_HEADER_BYTES", "WeightsInfo", "check_weights"]
 
 MAX_HEADER_BYTES = 4 * 2**20
 """A header of 4 MiB describes some 40,000 tensors; parsing JSON costs about ten times its size in memory."""
 
-_LENGTH_BYTES = 8
-_MAX_DIMENSIONS = 8
-_MAX_NAME = 256
 _CHUNK_BYTES = 4 * 2**20
 
-_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL")
 _KINDS = ("supernet", "child")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One tensor as the header declares it; `start` and `end` are byte offsets behind the header."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +55,38 @@ class WeightsInfo:
         return self.space.id
 
 
-def check_weights(source: Path | str | bytes, *, max_bytes: int = 2**31, max_tensors: int = 100_000) -> WeightsInfo:
-    """Check a weights blob, a file's path or its bytes, and say what it holds.
+def check_weights(
+    source: Path | str | bytes | BinaryIO, *, max_bytes: int = 2**31, max_tensors: int = 100_000
+) -> WeightsInfo:
+    """Check a weights blob and say what it holds: a path, bytes, or a seekable file that is open, which stays open.
+
+    Of a file, a few MiB at a time are in memory.
 
     Raises:
         UnsafeWeights: not safetensors, or not what it declares.
         WeightsTooLarge: larger than `max_bytes`, or more than `max_tensors` tensors.
         NotFinite: a tensor holds NaN or infinity.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+    with _opened(source) as file:
         size = file.seek(0, io.SEEK_END)
         _check_size(size, max_bytes)
-        header, body_start = _read_header(file, size)
-        tensors = _parse_tensors(header, size - body_start, max_tensors)
-        kind, metadata = _parse_metadata(header)
+        header, kind, metadata = _read_header(file, max_tensors)
+        tensors = tuple(header.tensors.values())
         for tensor in tensors:
-            _check_finite(tensor, file, body_start)
+            _check_finite(tensor, file, header.body_start)
     return _describe(kind, metadata, tensors, size)
+
+
+@contextmanager
+def _opened(source: Path | str | bytes | BinaryIO) -> Iterator[BinaryIO]:
+    """The file of a path or of bytes, closed in the end; an open file stays open."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+    elif isinstance(source, (str, Path)):
+        with Path(source).open("rb") as file:
+            yield file
+    else:
+        yield source
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -92,91 +98,22 @@ def _check_size(size: int, max_bytes: int) -> None:
         )
 
 
-def _read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
-    """The header as parsed JSON, and the offset of the tensors' bytes."""
-    if size < _LENGTH_BYTES:
-        raise _unsafe("it is shorter than the length of a header")
-    file.seek(0)
-    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-    if length > MAX_HEADER_BYTES:
-        raise _unsafe(f"its header would have {length} bytes, more than {MAX_HEADER_BYTES}")
-    if length > size - _LENGTH_BYTES:
-        raise _unsafe("its header is cut off")
-    return _parse_json(file.read(length), "its header"), _LENGTH_BYTES + length
-
-
-def _parse_json(text: bytes | str, what: str) -> dict[str, Any]:
-    """JSON object without duplicate keys: two readers of the same bytes must not see two different things."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise _unsafe(f"{what} has a key twice")
-        return result
-
-    def no_constant(name: str) -> Any:
-        raise _unsafe(f"{what} holds {name}")
-
+def _read_header(file: BinaryIO, max_tensors: int) -> tuple[Header, str, dict[str, Any]]:
+    """The header, the blob's kind and the JSON that describes it."""
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
-    except (ValueError, RecursionError):
-        raise _unsafe(f"{what} is not JSON") from None
-    if not isinstance(value, dict):
-        raise _unsafe(f"{what} is not a JSON object")
-    return value
-
-
-def _parse_tensors(header: dict[str, Any], body_size: int, max_tensors: int) -> tuple[TensorInfo, ...]:
-    """Tensors in the order of their bytes, which they must cover without gap or overlap."""
-    entries = {name: value for name, value in header.items() if name != "__metadata__"}
-    if len(entries) > max_tensors:
+        header = read_header(file, Limits(dtypes=_DTYPES, header_bytes=MAX_HEADER_BYTES, tensors=max_tensors))
+        if len(header.metadata) != 1:
+            raise _unsafe("it must have exactly one metadata key")
+        ((kind, text),) = header.metadata.items()
+        if kind not in _KINDS:
+            raise _unsafe(f"its metadata key must be one of: {', '.join(_KINDS)}")
+        return header, kind, parse_json(text, "its metadata")
+    except TooManyTensors as error:
         raise WeightsTooLarge(
-            f"The weights have {len(entries)} tensors; the limit is {max_tensors}.",
-            remedy="Use a smaller search space.",
-            field="weights",
-        )
-    tensors = sorted((_parse_tensor(name, value) for name, value in entries.items()), key=lambda t: (t.start, t.end))
-    position = 0
-    for tensor in tensors:
-        if tensor.start != position:
-            raise _unsafe(f"tensor {tensor.name!r} starts at byte {tensor.start} where {position} was expected")
-        position = tensor.end
-    if position != body_size:
-        raise _unsafe(f"its tensors cover {position} of {body_size} bytes")
-    return tuple(tensors)
-
-
-def _parse_tensor(name: str, value: Any) -> TensorInfo:
-    if not (0 < len(name) <= _MAX_NAME and name.isprintable()):
-        raise _unsafe("a tensor's name is empty, too long or not printable")
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise _unsafe(f"tensor {name!r} does not have exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise _unsafe(f"tensor {name!r} has dtype {str(dtype)[:20]!r}; allowed are {', '.join(_DTYPES)}")
-    if not _is_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise _unsafe(f"tensor {name!r} has no valid shape")
-    if not _is_sizes(offsets) or len(offsets) != 2:
-        raise _unsafe(f"tensor {name!r} has no valid byte range")
-    start, end = offsets
-    if end - start != prod(shape) * _DTYPES[dtype]:
-        raise _unsafe(f"tensor {name!r} has {end - start} bytes, which its shape and dtype do not need")
-    return TensorInfo(name, dtype, tuple(shape), start, end)
-
-
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
-
-
-def _parse_metadata(header: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The blob's kind and the JSON that describes it."""
-    metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or len(metadata) != 1:
-        raise _unsafe("it must have exactly one metadata key")
-    ((kind, text),) = metadata.items()
-    if kind not in _KINDS or not isinstance(text, str):
-        raise _unsafe(f"its metadata key must be one of: {', '.join(_KINDS)}")
-    return kind, _parse_json(text, "its metadata")
+            f"These weights are too large: {error}.", remedy="Use a smaller search space.", field="weights"
+        ) from None
+    except ValueError as error:
+        raise _unsafe(str(error)) from None
 
 
 def _describe(kind: str, metadata: dict[str, Any], tensors: tuple[TensorInfo, ...], size_bytes: int) -> WeightsInfo:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from supernet_registry.search.errors import InvalidDataset
-from supernet_registry.search.storage.container import Header, pack, read_header, unpack
+from supernet_registry.search.storage.container import Header, Limits, pack, parse_json, read_header, unpack
 from supernet_registry.search.tasks.checks import checked
 from supernet_registry.search.tasks.dataset import SPLITS, ImageDataset, Split
 
@@ -13,6 +11,7 @@ __all__ = ["pack_images", "unpack_images"]
 
 _METADATA_KEY = "images"
 _WIRE_VERSION = 1
+_LIMITS = Limits(dtypes=("U8", "I64"), header_bytes=1 << 20, tensors=6)
 
 
 def pack_images(dataset: ImageDataset) -> bytes:
@@ -28,7 +27,7 @@ def unpack_images(data: bytes, name: str = "") -> ImageDataset:
         InvalidDataset: not an images blob, or a dataset that `check_dataset` refuses.
     """
     try:
-        header = read_header(data)
+        header = read_header(data, _LIMITS)
         class_names = _class_names(header)
         _check_tensors(header)
         arrays = unpack(data)
@@ -52,9 +51,9 @@ def _check_tensors(header: Header) -> None:
 
 def _class_names(header: Header) -> tuple[str, ...]:
     try:
-        metadata = json.loads(header.metadata[_METADATA_KEY])
+        metadata = parse_json(header.metadata[_METADATA_KEY], "its metadata")
         version, names = metadata["version"], metadata["class_names"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except KeyError as error:
         raise ValueError("its metadata are missing") from error
     if version != _WIRE_VERSION:
         raise ValueError(f"wire version {version!r} is unknown here")

@@ -6,7 +6,6 @@ Tensors are stored under their path; everything else is canonical JSON in the on
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from safetensors import SafetensorError
@@ -14,11 +13,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from supernet_registry.search.errors import BlobCorrupt
+from supernet_registry.search.storage.container import Limits, canonical_json, parse_json, read_header
 
 __all__ = ["pack_checkpoint", "unpack_checkpoint"]
 
 _KEY = "checkpoint"
 _TENSOR = "$tensor"
+_LIMITS = Limits(header_bytes=100_000_000, tensors=1_000_000)  # as the safetensors library; histories are in the header
 
 
 def pack_checkpoint(tree: dict[str, Any]) -> bytes:
@@ -35,15 +36,13 @@ def pack_checkpoint(tree: dict[str, Any]) -> bytes:
             return [walk(item, f"{path}/{number}") for number, item in enumerate(value)]
         return value
 
-    skeleton = json.dumps(walk(tree, ""), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return bytes(save(tensors, {_KEY: skeleton}))
+    return bytes(save(tensors, {_KEY: canonical_json(walk(tree, ""))}))
 
 
 def unpack_checkpoint(data: bytes) -> dict[str, Any]:
     """The inverse of `pack_checkpoint`; raises `BlobCorrupt` if the bytes are no checkpoint."""
     try:
-        length = int.from_bytes(data[:8], "little")
-        skeleton = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        skeleton = parse_json(read_header(data, _LIMITS).metadata[_KEY], "its metadata")
         tensors = load(data)
 
         def walk(value: Any) -> Any:

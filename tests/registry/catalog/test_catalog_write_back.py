@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from supernet_registry.clients.wire.resources import (
@@ -33,7 +35,8 @@ from supernet_registry.search.errors import (
     UnsafeWeights,
     WeightsTooLarge,
 )
-from tests.registry.catalog.catalog_world import OTHER_SPACE, World, weights
+from supernet_registry.search.storage.container import pack
+from tests.registry.catalog.catalog_world import CLASSES, OTHER_SPACE, SPACE, World, weights
 
 
 def test_a_result_becomes_the_head_with_everything_filled_in(world: World) -> None:
@@ -213,3 +216,21 @@ def test_another_decision_after_a_lost_attempt_is_the_one_that_counts(world: Wor
     version, _ = world.catalog.write_back.complete(job.name, lease.fence, world.result())
     assert version.parents == ()
     assert version.transfer_mode is TransferMode.SCRATCH
+
+
+def test_weights_are_checked_in_their_file_and_never_all_in_memory(world: World) -> None:
+    """64 MiB of weights; what holding them costs once would be four times the bound."""
+    job = world.job()
+    lease, _ = world.lease(job)
+    described = {"space": SPACE.to_json(), "n_classes": CLASSES, "genotype": "|skip|"}
+    result = world.result(
+        weights_blob=world.catalog.blobs.put(pack({"w": np.zeros(2**24, np.float32)}, "supernet", described))
+    )
+    tracemalloc.start()
+    try:
+        version, _ = world.catalog.write_back.complete(job.name, lease.fence, result)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert version.weights_size_bytes > 2**26
+    assert peak_bytes < 2**24
