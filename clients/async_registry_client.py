@@ -13,10 +13,8 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
-from supernet_registry.clients import children as _children
-from supernet_registry.clients import prepare as _prepare
 from supernet_registry.clients.channel import blobs
 from supernet_registry.clients.channel import calls as _wire
 from supernet_registry.clients.channel.blobs import Progress
@@ -24,14 +22,14 @@ from supernet_registry.clients.channel.calls import Call, Page
 from supernet_registry.clients.channel.connection import AsyncConnection, Target
 from supernet_registry.clients.channel.watch import WatchPosition
 from supernet_registry.clients.children import Images
-from supernet_registry.clients.prepare import Space
+from supernet_registry.clients.flows import Download, Flow, Flows, Step, Upload, Work
 from supernet_registry.clients.registry_client import RegistryClient
-from supernet_registry.clients.wire.errors import ImagesMissing, NotFound, SupernetRegistryError
+from supernet_registry.clients.wire.errors import SupernetRegistryError
+from supernet_registry.clients.wire.options import GeneralistOptions, SearchOptions, Space
 from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
-    Derivation,
     Encoder,
     JobError,
     JobEvent,
@@ -43,10 +41,7 @@ from supernet_registry.clients.wire.resources import (
     SpaceDescriptor,
     Supernet,
     SupernetVersion,
-    TransferMode,
-    Variant,
 )
-from supernet_registry.search.tasks import pack_images
 
 if TYPE_CHECKING:
     from supernet_registry.search.children.child import Child
@@ -75,7 +70,7 @@ class AsyncRegistryClient:
         encoder_weights: Path | None = None,
     ) -> None:
         self._connection = AsyncConnection(Target(address, token, root_certificates), timeout_s)
-        self._encoder_weights = encoder_weights
+        self._flows = Flows(encoder_weights)
 
     @property
     def address(self) -> str:
@@ -99,8 +94,7 @@ class AsyncRegistryClient:
         return await self._connection.invoke(_wire.get_encoder())
 
     async def create_dataset(self, dataset: Dataset, sketch: bytes, *, request_id: str | None = None) -> Dataset:
-        source = await self._inline_or_blob(sketch)
-        return await self._connection.invoke(_wire.create_dataset(dataset, source, request_id))
+        return await self._run(self._flows.create_dataset(dataset, sketch, request_id))
 
     async def get_dataset(self, name: str) -> Dataset:
         return await self._connection.invoke(_wire.get_dataset(name))
@@ -134,20 +128,20 @@ class AsyncRegistryClient:
         include_class_coupling: bool = False,
         explain: bool = False,
     ) -> NearestSources:
-        call = _wire.query_nearest_sources(
-            await self._inline_or_blob(target) if isinstance(target, bytes) else target,
-            top_k=top_k,
-            shortlist_size=shortlist_size,
-            search_space=search_space,
-            min_index_sequence=min_index_sequence,
-            include_class_coupling=include_class_coupling,
-            explain=explain,
+        return await self._run(
+            self._flows.query_nearest_sources(
+                target,
+                search_space,
+                top_k=top_k,
+                shortlist_size=shortlist_size,
+                min_index_sequence=min_index_sequence,
+                include_class_coupling=include_class_coupling,
+                explain=explain,
+            )
         )
-        return await self._connection.invoke(call)
 
     async def map_datasets(self, target: str | bytes | None = None, *, max_datasets: int = 0) -> DatasetMap:
-        source = await self._inline_or_blob(target) if isinstance(target, bytes) else target
-        return await self._connection.invoke(_wire.map_datasets(source, max_datasets))
+        return await self._run(self._flows.map_datasets(target, max_datasets))
 
     # Supernets ---------------------------------------------------------------------------------------------------
 
@@ -192,36 +186,23 @@ class AsyncRegistryClient:
         datasets: Sequence[str],
         *,
         name: str = "generalist",
-        space: Space | None = None,
         base: str = "",
         replay: bool = True,
-        epochs: int = 0,
-        patience: int = 0,
-        batch_size: int = 0,
-        seed: int = 0,
-        recipe: Mapping[str, object] | None = None,
-        stream: str = "",
-        labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
         validate_only: bool = False,
+        **options: Unpack[GeneralistOptions],
     ) -> SearchJob:
-        call = _wire.pretrain_generalist(
-            datasets,
-            _prepare.supernet_name(name),
-            _prepare.space_descriptor(space),
-            _prepare.supernet_name(base) if base else "",
-            replay=replay,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            seed=seed,
-            recipe=recipe,
-            stream=stream,
-            labels=labels,
-            request_id=request_id,
-            validate_only=validate_only,
+        return await self._run(
+            self._flows.pretrain_generalist(
+                datasets,
+                name,
+                base,
+                replay=replay,
+                request_id=request_id,
+                validate_only=validate_only,
+                options=options,
+            )
         )
-        return await self._connection.invoke(call)
 
     async def get_search_job(self, name: str) -> SearchJob:
         return await self._connection.invoke(_wire.get_search_job(name))
@@ -284,10 +265,7 @@ class AsyncRegistryClient:
     # Child networks ----------------------------------------------------------------------------------------------
 
     async def load_child(self, version: str, *, device: str = "cpu", progress: Progress | None = None) -> Child:
-        _children.need_torch()
-        found = await self.get_version(_children.full_version_name(version))
-        data = await self.download_blob(_children.require_child(found), progress=progress)
-        return await asyncio.to_thread(_children.open_child, data, device)
+        return await self._run(self._flows.load_child(version, device=device, progress=progress))
 
     async def predict(
         self,
@@ -298,11 +276,7 @@ class AsyncRegistryClient:
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> Predictions:
-        _children.need_torch()
-        found = await self.get_version(_children.full_version_name(version))
-        data = await self.download_blob(_children.require_child(found), progress=progress)
-        dataset = await self.get_dataset(found.dataset)
-        return await asyncio.to_thread(_children.classify, data, found, dataset, images, array=array, device=device)
+        return await self._run(self._flows.predict(version, images, array=array, device=device, progress=progress))
 
     # What a worker needs -----------------------------------------------------------------------------------------
 
@@ -339,18 +313,15 @@ class AsyncRegistryClient:
         moments_only: bool = False,
         progress: Progress | None = None,
     ) -> Dataset:
-        record = _prepare.dataset_record(dataset, retain_images=retain_images)
-        stored = await self._known_dataset(record.name, await self.get_encoder())
-        if stored is None:
-            stored = await self.create_dataset(record, await self._sketch(dataset, moments_only=moments_only))
-        images = None
-        if upload_images and not stored.images_blob:
-            data = await asyncio.to_thread(pack_images, dataset)
-            images = await self.upload_blob(data, progress=progress)
-        retain = True if retain_images and not stored.retain_images else None
-        if images is None and retain is None:
-            return stored
-        return await self.update_dataset(stored.name, images_blob=images, retain_images=retain)
+        return await self._run(
+            self._flows.register_dataset(
+                dataset,
+                upload_images=upload_images,
+                retain_images=retain_images,
+                moments_only=moments_only,
+                progress=progress,
+            )
+        )
 
     async def nearest(
         self,
@@ -363,109 +334,57 @@ class AsyncRegistryClient:
         explain: bool = False,
         moments_only: bool = False,
     ) -> NearestSources:
-        sketch = await self._sketch(dataset, moments_only=moments_only)
-        return await self.query_nearest_sources(
-            sketch,
-            top_k=top_k,
-            shortlist_size=shortlist_size,
-            search_space=_prepare.space_descriptor(search_space),
-            include_class_coupling=include_class_coupling,
-            explain=explain,
+        return await self._run(
+            self._flows.nearest(
+                dataset,
+                top_k=top_k,
+                shortlist_size=shortlist_size,
+                search_space=search_space,
+                include_class_coupling=include_class_coupling,
+                explain=explain,
+                moments_only=moments_only,
+            )
         )
 
     async def dataset_map(
         self, dataset: ImageDataset | str | None = None, *, max_datasets: int = 0, moments_only: bool = False
     ) -> DatasetMap:
-        target: str | bytes | None
-        if dataset is None or isinstance(dataset, str):
-            target = dataset
-        else:
-            target = await self._sketch(dataset, moments_only=moments_only)
-        return await self.map_datasets(target, max_datasets=max_datasets)
+        return await self._run(self._flows.dataset_map(dataset, max_datasets=max_datasets, moments_only=moments_only))
 
     async def submit_search(
         self,
         dataset: ImageDataset,
         *,
         name: str,
-        space: Space | None = None,
-        source: str = "auto",
-        transfer_mode: TransferMode | str = TransferMode.UNSPECIFIED,
-        epochs: int = 0,
-        patience: int = 0,
-        batch_size: int = 0,
-        seed: int = 0,
-        child_epochs: int = 0,
-        taste_share: float = 0.0,
-        taste_candidates: int = 0,
-        derivation: Derivation | str = Derivation.UNSPECIFIED,
-        derivation_steps: int = 0,
-        child_holds_out: bool = False,
-        variant: Variant | str = Variant.UNSPECIFIED,
-        drop_shares: Sequence[float] = (),
-        recipe: Mapping[str, object] | None = None,
-        stream: str = "",
-        stream_step: int = 0,
-        labels: Mapping[str, str] | None = None,
-        here: bool = False,
-        retain_images: bool = False,
-        moments_only: bool = False,
         request_id: str | None = None,
         progress: Progress | None = None,
+        **options: Unpack[SearchOptions],
     ) -> SearchJob:
-        spec = _prepare.search_spec(
-            space,
-            source,
-            transfer_mode,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            seed=seed,
-            child_epochs=child_epochs,
-            taste_share=taste_share,
-            taste_candidates=taste_candidates,
-            derivation=derivation,
-            derivation_steps=derivation_steps,
-            child_holds_out=child_holds_out,
-            variant=variant,
-            drop_shares=drop_shares,
-            recipe=recipe,
-            here=here,
+        return await self._run(
+            self._flows.submit_search(dataset, name, request_id=request_id, progress=progress, options=options)
         )
-        registered = await self.register_dataset(
-            dataset, upload_images=False, retain_images=retain_images, moments_only=moments_only
-        )
-        job = SearchJob(
-            supernet=_prepare.supernet_name(name),
-            dataset=registered.name,
-            spec=spec,
-            stream=stream,
-            stream_step=stream_step,
-            labels=dict(labels or {}),
-        )
-        request_id = _wire.request_id_or_new(request_id)
+
+    async def _run(self, flow: Flow[R]) -> R:
+        """Take a flow's steps one after another; what computes does so in a thread."""
+        result: Any = None
         try:
-            return await self.create_search_job(job, request_id=request_id)
-        except ImagesMissing:
-            # Only now: a job that exists already, or whose images the registry holds, needs no upload.
-            await self.register_dataset(dataset, retain_images=retain_images, progress=progress)
-            return await self.create_search_job(job, request_id=request_id)
+            step = next(flow)
+            while True:
+                try:
+                    result = await self._take(step)
+                except Exception as error:  # noqa: BLE001  # the flow decides what an error means
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(result)
+        except StopIteration as end:
+            return cast("R", end.value)
 
-    async def _sketch(self, dataset: ImageDataset, *, moments_only: bool) -> bytes:
-        encoder = await self.get_encoder()
-        weights = self._encoder_weights
-        return await asyncio.to_thread(_prepare.sketch_bytes, dataset, encoder, weights, moments_only=moments_only)
-
-    async def _known_dataset(self, name: str, encoder: Encoder) -> Dataset | None:
-        """The stored dataset, unless it is unknown or was sketched by another encoder."""
-        try:
-            stored = await self.get_dataset(name)
-        except NotFound:
-            return None
-        return stored if stored.encoder_id == encoder.encoder_id else None
-
-    async def _inline_or_blob(self, sketch: bytes) -> bytes | str:
-        return sketch if len(sketch) <= _wire.SKETCH_INLINE_BYTES else await self.upload_blob(sketch)
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Upload):
+            return await self.upload_blob(step.data, progress=step.progress)
+        if isinstance(step, Download):
+            return await self.download_blob(step.name, progress=step.progress)
+        return await asyncio.to_thread(step.function) if isinstance(step, Work) else await self._connection.invoke(step)
 
     async def _pages(self, page: Callable[[str], Call[Page[R]]]) -> AsyncIterator[R]:
         token = ""

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supernet_registry.clients.wire.errors import EncoderMismatch
+from supernet_registry.clients.wire.options import JobOptions, SourceOptions, Space
 from supernet_registry.clients.wire.resources import (
     Dataset,
-    Derivation,
     Encoder,
     Executor,
     SearchSpec,
+    SearchWork,
     SourcePolicy,
     SpaceDescriptor,
     TransferMode,
-    Variant,
 )
 from supernet_registry.search.recipe.settings import settings_text
-from supernet_registry.search.spaces import SearchSpace, make_space
+from supernet_registry.search.spaces import make_space
 
 if TYPE_CHECKING:
     from supernet_registry.search.similarity import Encoder as LocalEncoder
     from supernet_registry.search.tasks import ImageDataset
 
 __all__ = [
-    "Space",
     "dataset_record",
+    "job_spec",
     "local_encoder",
     "search_spec",
     "sketch_bytes",
     "space_descriptor",
     "supernet_name",
 ]
-
-Space = SearchSpace | SpaceDescriptor | str
-"""A search space as users give it: built, described, or by the name of its family."""
 
 
 def dataset_record(dataset: ImageDataset, *, retain_images: bool) -> Dataset:
@@ -113,50 +110,25 @@ def supernet_name(name: str) -> str:
     return name if name.startswith("supernets/") else f"supernets/{name}"
 
 
-def search_spec(
-    space: Space | None,
-    source: str,
-    transfer_mode: TransferMode | str,
-    *,
-    epochs: int,
-    patience: int,
-    batch_size: int,
-    seed: int,
-    child_epochs: int,
-    taste_share: float,
-    taste_candidates: int,
-    derivation: Derivation | str,
-    derivation_steps: int,
-    child_holds_out: bool,
-    variant: Variant | str,
-    drop_shares: Sequence[float],
-    recipe: Mapping[str, object] | None,
-    here: bool,
-) -> SearchSpec:
-    """The spec of a job from a user's options; zeros leave the choice to the server and the recipe.
-
-    `recipe` has other fields of the recipe by name.
-
-    Raises InvalidArgument for an unknown variant or derivation, InvalidSearchSpace.
-    """
-    policy = {"auto": SourcePolicy.AUTO, "scratch": SourcePolicy.SCRATCH}.get(source.lower(), SourcePolicy.VERSION)
+def job_spec(options: JobOptions) -> SearchSpec:
+    """What every kind of work has in its spec; the work itself is not set. Raises InvalidSearchSpace."""
     return SearchSpec(
-        search_space=space_descriptor(space),
-        source_policy=policy,
-        source_version=supernet_name(source) if policy is SourcePolicy.VERSION else "",
-        transfer_mode=TransferMode(transfer_mode),
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
-        seed=seed,
-        child_epochs=child_epochs,
-        taste_share=taste_share,
-        taste_candidates=taste_candidates,
-        variant=Variant.named(variant),
-        drop_shares=tuple(drop_shares),
-        recipe=settings_text(recipe or {}),
-        executor=Executor.CALLER if here else Executor.POOL,
-        derivation=Derivation.named(derivation),
-        derivation_steps=derivation_steps,
-        child_holds_out=child_holds_out,
+        search_space=space_descriptor(options.get("space")),
+        seed=options.get("seed", 0),
+        recipe=settings_text(options.get("recipe") or {}),
+    )
+
+
+def search_spec(options: SourceOptions) -> SearchSpec:
+    """The spec of a search. What is not given is left to the server and the recipe. Raises InvalidSearchSpace."""
+    source = options.get("source", "auto")
+    policy = {"auto": SourcePolicy.AUTO, "scratch": SourcePolicy.SCRATCH}.get(source.lower(), SourcePolicy.VERSION)
+    return replace(
+        job_spec(options),
+        executor=Executor.CALLER if options.get("here") else Executor.POOL,
+        search=SearchWork(
+            source_policy=policy,
+            source_version=supernet_name(source) if policy is SourcePolicy.VERSION else "",
+            transfer_mode=TransferMode(options.get("transfer_mode", TransferMode.UNSPECIFIED)),
+        ),
     )

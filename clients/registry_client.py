@@ -9,10 +9,8 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
-from supernet_registry.clients import children as _children
-from supernet_registry.clients import prepare as _prepare
 from supernet_registry.clients.channel import blobs
 from supernet_registry.clients.channel import calls as _wire
 from supernet_registry.clients.channel.blobs import Progress
@@ -20,13 +18,13 @@ from supernet_registry.clients.channel.calls import Call, Page
 from supernet_registry.clients.channel.connection import Connection, Target
 from supernet_registry.clients.channel.watch import WatchPosition
 from supernet_registry.clients.children import Images
-from supernet_registry.clients.prepare import Space
-from supernet_registry.clients.wire.errors import ImagesMissing, NotFound, SupernetRegistryError
+from supernet_registry.clients.flows import Download, Flow, Flows, Step, Upload, Work
+from supernet_registry.clients.wire.errors import SupernetRegistryError
+from supernet_registry.clients.wire.options import GeneralistOptions, SearchOptions, Space
 from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     Dataset,
     DatasetMap,
-    Derivation,
     Encoder,
     JobError,
     JobEvent,
@@ -38,10 +36,7 @@ from supernet_registry.clients.wire.resources import (
     SpaceDescriptor,
     Supernet,
     SupernetVersion,
-    TransferMode,
-    Variant,
 )
-from supernet_registry.search.tasks import pack_images
 
 if TYPE_CHECKING:
     from supernet_registry.search.children.child import Child
@@ -80,7 +75,7 @@ class RegistryClient:
         encoder_weights: Path | None = None,
     ) -> None:
         self._connection = Connection(Target(address, token, root_certificates), timeout_s)
-        self._encoder_weights = encoder_weights
+        self._flows = Flows(encoder_weights)
 
     @property
     def address(self) -> str:
@@ -107,8 +102,7 @@ class RegistryClient:
 
     def create_dataset(self, dataset: Dataset, sketch: bytes, *, request_id: str | None = None) -> Dataset:
         """Register a dataset by its serialised sketch; the stored one if it is known. See `register_dataset`."""
-        source = self._inline_or_blob(sketch)
-        return self._connection.invoke(_wire.create_dataset(dataset, source, request_id))
+        return self._run(self._flows.create_dataset(dataset, sketch, request_id))
 
     def get_dataset(self, name: str) -> Dataset:
         """One dataset, `datasets/{id}`. Raises NotFound."""
@@ -157,16 +151,17 @@ class RegistryClient:
             include_class_coupling: also return the class coupling of every transport plan.
             explain: also return what became of every shortlisted dataset.
         """
-        call = _wire.query_nearest_sources(
-            self._inline_or_blob(target) if isinstance(target, bytes) else target,
-            top_k=top_k,
-            shortlist_size=shortlist_size,
-            search_space=search_space,
-            min_index_sequence=min_index_sequence,
-            include_class_coupling=include_class_coupling,
-            explain=explain,
+        return self._run(
+            self._flows.query_nearest_sources(
+                target,
+                search_space,
+                top_k=top_k,
+                shortlist_size=shortlist_size,
+                min_index_sequence=min_index_sequence,
+                include_class_coupling=include_class_coupling,
+                explain=explain,
+            )
         )
-        return self._connection.invoke(call)
 
     def map_datasets(self, target: str | bytes | None = None, *, max_datasets: int = 0) -> DatasetMap:
         """Place stored datasets on a plane, so that distances there resemble those of their embeddings.
@@ -177,8 +172,7 @@ class RegistryClient:
             max_datasets: stored datasets, those nearest to the target, without one the newest; 0 for the server's
                 default, 500; at most 2000.
         """
-        source = self._inline_or_blob(target) if isinstance(target, bytes) else target
-        return self._connection.invoke(_wire.map_datasets(source, max_datasets))
+        return self._run(self._flows.map_datasets(target, max_datasets))
 
     # Supernets ---------------------------------------------------------------------------------------------------
 
@@ -236,52 +230,36 @@ class RegistryClient:
         datasets: Sequence[str],
         *,
         name: str = "generalist",
-        space: Space | None = None,
         base: str = "",
         replay: bool = True,
-        epochs: int = 0,
-        patience: int = 0,
-        batch_size: int = 0,
-        seed: int = 0,
-        recipe: Mapping[str, object] | None = None,
-        stream: str = "",
-        labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
         validate_only: bool = False,
+        **options: Unpack[GeneralistOptions],
     ) -> SearchJob:
         """Queue the pretraining of a generalist: one supernet over several datasets, with a head for each.
 
         Args:
             datasets: `datasets/{id}`, with those of the base at least two; the registry must retain their images.
             name: the supernet that receives the version, `supernets/{id}` or the id alone; created if there is none.
-            space: the search space; None for the supernet's, else the base's, else the server's default.
             base: version to go on from; the datasets of a generalist are added to those named. Empty: from scratch.
             replay: whether the base's datasets are trained along; if not, they are only scored before and after.
-            epochs, patience, batch_size: the recipe; 0 for its defaults.
-            seed: of every random choice.
-            recipe, stream, labels: as for `submit_search`.
             request_id: the same id and the same request return the same job; random if not given.
             validate_only: check everything, create nothing.
+            options: see `GeneralistOptions`; without a space the supernet's, the base's, or the server's default.
 
         Raises InvalidInput types with the field, NotFound, ImagesMissing, SpaceMismatch, RequestIdReused.
         """
-        call = _wire.pretrain_generalist(
-            datasets,
-            _prepare.supernet_name(name),
-            _prepare.space_descriptor(space),
-            _prepare.supernet_name(base) if base else "",
-            replay=replay,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            seed=seed,
-            recipe=recipe,
-            stream=stream,
-            labels=labels,
-            request_id=request_id,
-            validate_only=validate_only,
+        return self._run(
+            self._flows.pretrain_generalist(
+                datasets,
+                name,
+                base,
+                replay=replay,
+                request_id=request_id,
+                validate_only=validate_only,
+                options=options,
+            )
         )
-        return self._connection.invoke(call)
 
     def get_search_job(self, name: str) -> SearchJob:
         """One job, `searchJobs/{id}`. Raises NotFound."""
@@ -362,10 +340,7 @@ class RegistryClient:
 
         Raises NotFound, NotPossibleNow where there is no child network, OptionalDependency without torch.
         """
-        _children.need_torch()
-        found = self.get_version(_children.full_version_name(version))
-        data = self.download_blob(_children.require_child(found), progress=progress)
-        return _children.open_child(data, device)
+        return self._run(self._flows.load_child(version, device=device, progress=progress))
 
     def predict(
         self,
@@ -388,11 +363,7 @@ class RegistryClient:
 
         Raises InvalidDataset for images that cannot be used, and as `load_child`.
         """
-        _children.need_torch()
-        found = self.get_version(_children.full_version_name(version))
-        data = self.download_blob(_children.require_child(found), progress=progress)
-        dataset = self.get_dataset(found.dataset)
-        return _children.classify(data, found, dataset, images, array=array, device=device)
+        return self._run(self._flows.predict(version, images, array=array, device=device, progress=progress))
 
     # What a worker needs -----------------------------------------------------------------------------------------
 
@@ -447,17 +418,15 @@ class RegistryClient:
         Raises EncoderMismatch where this client cannot sketch for the registry, InvalidDataset, InvalidArgument where
         a class is too small for `moments_only`.
         """
-        record = _prepare.dataset_record(dataset, retain_images=retain_images)
-        stored = self._known_dataset(record.name, self.get_encoder())
-        if stored is None:
-            stored = self.create_dataset(record, self._sketch(dataset, moments_only=moments_only))
-        images = None
-        if upload_images and not stored.images_blob:
-            images = self.upload_blob(pack_images(dataset), progress=progress)
-        retain = True if retain_images and not stored.retain_images else None
-        if images is None and retain is None:
-            return stored
-        return self.update_dataset(stored.name, images_blob=images, retain_images=retain)
+        return self._run(
+            self._flows.register_dataset(
+                dataset,
+                upload_images=upload_images,
+                retain_images=retain_images,
+                moments_only=moments_only,
+                progress=progress,
+            )
+        )
 
     def nearest(
         self,
@@ -474,14 +443,16 @@ class RegistryClient:
 
         Arguments as `query_nearest_sources`, `moments_only` as `register_dataset`.
         """
-        sketch = self._sketch(dataset, moments_only=moments_only)
-        return self.query_nearest_sources(
-            sketch,
-            top_k=top_k,
-            shortlist_size=shortlist_size,
-            search_space=_prepare.space_descriptor(search_space),
-            include_class_coupling=include_class_coupling,
-            explain=explain,
+        return self._run(
+            self._flows.nearest(
+                dataset,
+                top_k=top_k,
+                shortlist_size=shortlist_size,
+                search_space=search_space,
+                include_class_coupling=include_class_coupling,
+                explain=explain,
+                moments_only=moments_only,
+            )
         )
 
     def dataset_map(
@@ -494,121 +465,53 @@ class RegistryClient:
             max_datasets: see `map_datasets`.
             moments_only: see `register_dataset`.
         """
-        target: str | bytes | None
-        if dataset is None or isinstance(dataset, str):
-            target = dataset
-        else:
-            target = self._sketch(dataset, moments_only=moments_only)
-        return self.map_datasets(target, max_datasets=max_datasets)
+        return self._run(self._flows.dataset_map(dataset, max_datasets=max_datasets, moments_only=moments_only))
 
     def submit_search(
         self,
         dataset: ImageDataset,
         *,
         name: str,
-        space: Space | None = None,
-        source: str = "auto",
-        transfer_mode: TransferMode | str = TransferMode.UNSPECIFIED,
-        epochs: int = 0,
-        patience: int = 0,
-        batch_size: int = 0,
-        seed: int = 0,
-        child_epochs: int = 0,
-        taste_share: float = 0.0,
-        taste_candidates: int = 0,
-        derivation: Derivation | str = Derivation.UNSPECIFIED,
-        derivation_steps: int = 0,
-        child_holds_out: bool = False,
-        variant: Variant | str = Variant.UNSPECIFIED,
-        drop_shares: Sequence[float] = (),
-        recipe: Mapping[str, object] | None = None,
-        stream: str = "",
-        stream_step: int = 0,
-        labels: Mapping[str, str] | None = None,
-        here: bool = False,
-        retain_images: bool = False,
-        moments_only: bool = False,
         request_id: str | None = None,
         progress: Progress | None = None,
+        **options: Unpack[SearchOptions],
     ) -> SearchJob:
         """Register a dataset and queue a search on it; upload its images if the job needs them and nobody has.
 
         Args:
             dataset: the images and labels; see `register_dataset` for what travels.
             name: the target supernet, `supernets/{id}` or the id alone; created if there is none.
-            space: the search space; None for the supernet's, or the server's default.
-            source: "auto" (nearest candidates and scratch are tasted), "scratch", or a version's name.
-            transfer_mode: what is taken over from the source; unspecified for weights and alphas.
-            epochs, patience, batch_size, child_epochs, taste_share, taste_candidates: the recipe; 0 for its defaults.
-                Negative `child_epochs`: no child network.
-            derivation: how the architecture is chosen, "argmax" or "perturbation"; see `search.children.perturbation`.
-            derivation_steps: with perturbation, weight steps of fine-tuning after every decision.
-            child_holds_out: keep the validation split out of the child network's training, to judge it by; by default
-                it is trained on both splits, and its validation accuracy is 0.
-            variant: of DARTS, such as "darts-2nd"; unspecified for the first-order one.
-            drop_shares: shares of the search, in [0, 1], at which every edge loses its weakest operation.
-            recipe: other fields of `search.recipe.Recipe` by name, such as {"horizontal_flip": True}, where the search
-                space's own are not wanted.
-            seed: of every random choice.
-            stream, stream_step: the task stream that the job belongs to, and its place in it.
-            labels: free labels of the job.
-            here: the caller will run the job itself (`clients.work.job_runner`); its images are not uploaded.
-            retain_images, moments_only: see `register_dataset`.
             request_id: the same id and the same search return the same job; random if not given.
             progress: called with (bytes sent, bytes in all) of the images.
+            options: see `SearchOptions`; settings of the search itself are fields of the recipe, by name.
+
+        Raises InvalidInput types with the field, NotFound, SpaceMismatch, RequestIdReused.
         """
-        spec = _prepare.search_spec(
-            space,
-            source,
-            transfer_mode,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            seed=seed,
-            child_epochs=child_epochs,
-            taste_share=taste_share,
-            taste_candidates=taste_candidates,
-            derivation=derivation,
-            derivation_steps=derivation_steps,
-            child_holds_out=child_holds_out,
-            variant=variant,
-            drop_shares=drop_shares,
-            recipe=recipe,
-            here=here,
+        return self._run(
+            self._flows.submit_search(dataset, name, request_id=request_id, progress=progress, options=options)
         )
-        registered = self.register_dataset(
-            dataset, upload_images=False, retain_images=retain_images, moments_only=moments_only
-        )
-        job = SearchJob(
-            supernet=_prepare.supernet_name(name),
-            dataset=registered.name,
-            spec=spec,
-            stream=stream,
-            stream_step=stream_step,
-            labels=dict(labels or {}),
-        )
-        request_id = _wire.request_id_or_new(request_id)
+
+    def _run(self, flow: Flow[R]) -> R:
+        """Take a flow's steps one after another."""
+        result: Any = None
         try:
-            return self.create_search_job(job, request_id=request_id)
-        except ImagesMissing:
-            # Only now: a job that exists already, or whose images the registry holds, needs no upload.
-            self.register_dataset(dataset, retain_images=retain_images, progress=progress)
-            return self.create_search_job(job, request_id=request_id)
+            step = next(flow)
+            while True:
+                try:
+                    result = self._take(step)
+                except Exception as error:  # noqa: BLE001  # the flow decides what an error means
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(result)
+        except StopIteration as end:
+            return cast("R", end.value)
 
-    def _sketch(self, dataset: ImageDataset, *, moments_only: bool) -> bytes:
-        encoder = self.get_encoder()
-        return _prepare.sketch_bytes(dataset, encoder, self._encoder_weights, moments_only=moments_only)
-
-    def _known_dataset(self, name: str, encoder: Encoder) -> Dataset | None:
-        """The stored dataset, unless it is unknown or was sketched by another encoder."""
-        try:
-            stored = self.get_dataset(name)
-        except NotFound:
-            return None
-        return stored if stored.encoder_id == encoder.encoder_id else None
-
-    def _inline_or_blob(self, sketch: bytes) -> bytes | str:
-        return sketch if len(sketch) <= _wire.SKETCH_INLINE_BYTES else self.upload_blob(sketch)
+    def _take(self, step: Step) -> Any:
+        if isinstance(step, Upload):
+            return self.upload_blob(step.data, progress=step.progress)
+        if isinstance(step, Download):
+            return self.download_blob(step.name, progress=step.progress)
+        return step.function() if isinstance(step, Work) else self._connection.invoke(step)
 
     def _pages(self, page: Callable[[str], Call[Page[R]]]) -> Iterator[R]:
         token = ""

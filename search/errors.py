@@ -31,6 +31,7 @@ They are grouped by what the caller does about them.
     │   ├── StillReferenced            STILL_REFERENCED       delete what refers to it first
     │   ├── JobFinished                JOB_FINISHED           the job has already ended
     │   ├── SchemaMismatch             SCHEMA_MISMATCH        run `supernet-registry db upgrade`, or a newer release
+    │   ├── ProtocolMismatch           PROTOCOL_MISMATCH      use a client and a server of the same release
     │   ├── OptionalDependency         OPTIONAL_DEPENDENCY    install the named extra
     │   └── UploadIncomplete           UPLOAD_INCOMPLETE      bytes are missing; ask QueryUpload and go on
     ├── WrongOffset                  WRONG_OFFSET           ask QueryUpload, go on from there   OUT_OF_RANGE
@@ -87,6 +88,7 @@ __all__ = [
     "NotPossibleNow",
     "OptionalDependency",
     "PermissionDenied",
+    "ProtocolMismatch",
     "QuotaExceeded",
     "RequestIdReused",
     "SchemaMismatch",
@@ -255,6 +257,10 @@ class JobFinished(NotPossibleNow):
 
 class SchemaMismatch(NotPossibleNow):
     reason = "SCHEMA_MISMATCH"
+
+
+class ProtocolMismatch(NotPossibleNow):
+    reason = "PROTOCOL_MISMATCH"
 
 
 class OptionalDependency(NotPossibleNow):

@@ -38,6 +38,7 @@ WINGS = {
         channel
         prepare
         children
+        flows
         registry_client
         async_registry_client
         exports mlflow_loader

@@ -10,10 +10,15 @@ import numpy as np
 from supernet_registry.search.spaces import SearchSpace, make_space
 from supernet_registry.search.tasks import ImageDataset, Split
 
-__all__ = ["QUICK", "tiny_dataset", "tiny_space", "write_tiny_dataset"]
+__all__ = ["QUICK", "quick", "tiny_dataset", "tiny_space", "write_tiny_dataset"]
 
-QUICK: dict[str, Any] = {"epochs": 2, "child_epochs": 1, "batch_size": 16, "patience": 99}
-"""Options of `submit_search`."""
+
+def quick(**settings: object) -> dict[str, Any]:
+    """Options of `submit_search` for a search of seconds, with some settings otherwise."""
+    return {"recipe": {"epochs": 2, "child_epochs": 1, "batch_size": 16, "patience": 99, **settings}}
+
+
+QUICK = quick()
 
 
 def tiny_dataset(seed: int = 0, *, n_classes: int = 2) -> ImageDataset:

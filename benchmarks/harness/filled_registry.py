@@ -20,7 +20,15 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from supernet_registry.clients.wire.resources import Dataset, Executor, Metrics, SearchJob, SearchSpec, SupernetVersion
+from supernet_registry.clients.wire.resources import (
+    Dataset,
+    Executor,
+    Metrics,
+    SearchJob,
+    SearchSpec,
+    SearchWork,
+    SupernetVersion,
+)
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.spaces import describe_space
 from supernet_registry.registry.settings import Settings
@@ -111,7 +119,7 @@ def _register(catalog: Catalog, sketch: Sketch) -> str:
 
 def _finish(catalog: Catalog, dataset: str, n_classes: int) -> None:
     """A job, taken through to a version."""
-    spec = SearchSpec(search_space=describe_space(SPACE), executor=Executor.CALLER)
+    spec = SearchSpec(search_space=describe_space(SPACE), executor=Executor.CALLER, search=SearchWork())
     draft = SearchJob(supernet="supernets/s0", dataset=dataset, spec=spec)
     leased = catalog.leases.lease("benchmark", device="cpu", job=catalog.jobs.create(draft).name)
     assert leased is not None

@@ -31,7 +31,6 @@ from supernet_registry.clients.wire.resources import (
     SupernetVersion,
     Upload,
 )
-from supernet_registry.search.recipe.settings import settings_text
 from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 from supernet_registry.v1.blobs_pb2_grpc import BlobServiceStub
 from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceStub
@@ -232,42 +231,6 @@ def create_search_job(job: SearchJob, request_id: str | None, *, validate_only: 
         validate_only=validate_only,
     )
     return Call(SearchServiceStub, "CreateSearchJob", request, _to(SearchJob))
-
-
-def pretrain_generalist(
-    datasets: Sequence[str],
-    supernet: str,
-    space: SpaceDescriptor | None,
-    base: str,
-    *,
-    replay: bool,
-    epochs: int,
-    patience: int,
-    batch_size: int,
-    seed: int,
-    recipe: Mapping[str, object] | None,
-    stream: str,
-    labels: Mapping[str, str] | None,
-    request_id: str | None,
-    validate_only: bool,
-) -> Call[SearchJob]:
-    request = searches_pb2.PretrainGeneralistRequest(
-        datasets=datasets,
-        supernet=supernet,
-        search_space=None if space is None else to_proto(space, common_pb2.SearchSpace),
-        base_version=base,
-        without_replay=not replay,
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
-        seed=seed,
-        recipe=settings_text(recipe or {}),
-        stream=stream,
-        labels=labels,
-        request_id=request_id_or_new(request_id),
-        validate_only=validate_only,
-    )
-    return Call(SearchServiceStub, "PretrainGeneralist", request, _to(SearchJob))
 
 
 def get_search_job(name: str) -> Call[SearchJob]:

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 
 from supernet_registry.clients.channel.calls import STUBS, Call
 from supernet_registry.clients.wire.errors import InvalidArgument, SupernetRegistryError, from_rpc_error
+from supernet_registry.clients.wire.protocol import HEADER, check_server
 
 R = TypeVar("R")
 
@@ -102,8 +103,10 @@ class Target:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Metadata of every call: the token, on plaintext within this machine, where gRPC takes no call credentials."""
-        return (("authorization", f"Bearer {self._token}"),) if self._token and not self.tls else ()
+        """Metadata of every call: the protocol's version, and the token on plaintext within this machine, where gRPC
+        takes no call credentials."""
+        token = (("authorization", f"Bearer {self._token}"),) if self._token and not self.tls else ()
+        return (HEADER, *token)
 
 
 def _read_certificates(source: bytes | Path | None) -> bytes | None:
@@ -144,15 +147,20 @@ class Connection:
         self.target = target
         self.timeout_s = timeout_s
         self._stubs = {stub: stub(self._channel) for stub in STUBS}
+        self._known = False  # whether the server has said that it speaks our protocol
 
     def invoke(self, call: Call[R], *, timeout_s: float | None = None) -> R:
         """Send a unary call. Raises the matching type of `clients.wire.errors`."""
+        method: Any = self._method(call)
         try:
-            response = self._method(call)(
+            response, answer = method.with_call(
                 call.request, timeout=(timeout_s or self.timeout_s) + call.extra_s, metadata=self.target.metadata
             )
         except grpc.RpcError as error:
             raise self._translate(error) from error
+        if not self._known:
+            check_server(answer.trailing_metadata() or (), self.target.address)
+            self._known = True
         return call.convert(response)
 
     def read(self, call: Call[R], *, timeout_s: float = STREAM_TIMEOUT_S) -> Generator[R, None, None]:
@@ -204,15 +212,20 @@ class AsyncConnection:
         self.timeout_s = timeout_s
         self._stubs = {stub: stub(self._channel) for stub in STUBS}
         self._writing = Connection(target, timeout_s)  # connects when first used
+        self._known = False
 
     async def invoke(self, call: Call[R], *, timeout_s: float | None = None) -> R:
         """Send a unary call. Raises the matching type of `clients.wire.errors`."""
+        running = self._method(call)(
+            call.request, timeout=(timeout_s or self.timeout_s) + call.extra_s, metadata=self.target.metadata
+        )
         try:
-            response = await self._method(call)(
-                call.request, timeout=(timeout_s or self.timeout_s) + call.extra_s, metadata=self.target.metadata
-            )
+            response = await running
         except grpc.RpcError as error:
             raise self._translate(error) from error
+        if not self._known:
+            check_server(await running.trailing_metadata() or (), self.target.address)
+            self._known = True
         return call.convert(response)
 
     async def read(self, call: Call[R], *, timeout_s: float = STREAM_TIMEOUT_S) -> AsyncGenerator[R, None]:

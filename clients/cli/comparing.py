@@ -12,7 +12,7 @@ import typer
 from supernet_registry.clients.cli import output
 from supernet_registry.clients.cli.connection import connect
 from supernet_registry.clients.cli.lineages import source_of
-from supernet_registry.clients.cli.options import AsJson, DatasetPath, MomentsOnly, Space, plot_option, search_space
+from supernet_registry.clients.cli.options import AsJson, DatasetPath, Family, MomentsOnly, plot_option
 from supernet_registry.clients.cli.reading import dataset_called
 from supernet_registry.clients.cli.searching import load
 from supernet_registry.clients.wire.resources import (
@@ -50,7 +50,7 @@ def nearest(
     *,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, max=100, help="Candidates; 0: the server's 5.")] = 0,
     shortlist: Annotated[int, typer.Option(min=0, max=256, help="Datasets to re-rank; 0: the server's choice.")] = 0,
-    space: Space = None,
+    space: Family = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also show what became of every shortlisted dataset, and all reasons.")
     ] = False,
@@ -80,7 +80,7 @@ def nearest(
             data,
             top_k=top_k,
             shortlist_size=shortlist,
-            search_space=search_space(space, {}),
+            search_space=space,
             include_class_coupling=plot is not None,
             explain=explain,
             moments_only=moments_only,

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from supernet_registry.clients.cli import names, output
 from supernet_registry.clients.cli.connection import connect
-from supernet_registry.clients.cli.options import (
-    AsJson,
-    BatchSize,
-    Cells,
-    Channels,
-    Epochs,
-    HeadPool,
-    Patience,
-    Resolution,
-    Seed,
-    Settings,
-    Space,
-    StemStride,
-    recipe_settings,
-    search_space,
-)
+from supernet_registry.clients.cli.options import RECIPE, SEED, SPACE, AsJson, takes
 from supernet_registry.clients.cli.searching import finished, result_of, wait_for
 from supernet_registry.clients.wire.resources import Dataset, JobEvent, Metrics, SearchJob, SupernetVersion
 from supernet_registry.search.errors import InvalidArgument
@@ -35,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["generalist"]
 
 
+@takes(SPACE, RECIPE, SEED)
 def generalist(
     context: typer.Context,
     *,
@@ -68,17 +54,7 @@ def generalist(
             "--replay/--no-replay", help="Train the base's datasets along, or only score them before and after."
         ),
     ] = True,
-    space: Space = None,
-    channels: Channels = 0,
-    cells: Cells = 0,
-    stem_stride: StemStride = 0,
-    head_pool: HeadPool = 0,
-    resolution: Resolution = 0,
-    epochs: Epochs = 0,
-    patience: Patience = 0,
-    batch_size: BatchSize = 0,
-    settings: Settings = None,
-    seed: Seed = 0,
+    options: dict[str, Any],
     stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
     request_id: Annotated[
@@ -100,27 +76,15 @@ def generalist(
 
         supernet-registry generalist -d fashion --base generalist
     """
-    overrides = {
-        "channels": channels,
-        "cells": cells,
-        "stem_stride": stem_stride,
-        "head_pool": head_pool,
-        "resolution": resolution,
-    }
     with connect(context) as client:
         job = client.pretrain_generalist(
             _resolve(client, datasets or [], all_retained=all_retained),
             name=names.supernet_name(name),
-            space=search_space(space, overrides),
             base=names.version_name(base, field="base") if base else "",
             replay=replay,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            recipe=recipe_settings(settings),
-            seed=seed,
-            stream=stream,
             request_id=request_id,
+            stream=stream,
+            **options,
         )
         output.say(job.name)
         if not wait:

@@ -62,7 +62,8 @@ def _progress(job: SearchJob) -> str:
         return job.error.reason
     if job.progress is not None:
         at = f"{job.progress.phase.value.lower()} {job.progress.epoch}/{job.progress.epochs}"
-        return f"{at}, {output.percent(job.progress.val_accuracy)}" if job.progress.is_judged else at
+        accuracy = job.progress.val_accuracy
+        return at if accuracy is None else f"{at}, {output.percent(accuracy)}"
     return ""
 
 

@@ -69,7 +69,7 @@ def ot_distances(client: RegistryClient, versions: Iterable[SupernetVersion]) ->
                 decision = client.get_search_job(version.job).decision
             except NotFound:  # pruned: the version outlives its job
                 continue
-            if decision is not None:
+            if decision is not None and decision.ot_distance is not None:
                 distances[version.name] = decision.ot_distance
     return distances
 

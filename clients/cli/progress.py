@@ -90,7 +90,8 @@ class JobProgress:
 
     def _on_epoch(self, epoch: EpochMetrics) -> None:
         name = "child network" if epoch.phase is Phase.CHILD else "search"
-        figures = f"validation {epoch.val_accuracy:.1%}" if epoch.is_judged else f"training {epoch.train_accuracy:.1%}"
+        judged = epoch.val_accuracy is not None
+        figures = f"validation {epoch.val_accuracy:.1%}" if judged else f"training {epoch.train_accuracy:.1%}"
         if self._progress is None:
             every = -(-epoch.epochs // _MOST_LINES)
             if epoch.epoch % max(1, every) and epoch.epoch != epoch.epochs:

@@ -243,7 +243,7 @@ def _fields(resource: Supernet | SearchJob | Dataset) -> list[tuple[str, str]]:
 
 def _child_cost(metrics: Metrics) -> str:
     """`1.24 M multiply-accumulates, 0.81 ms for an image, 9.3 ms for 64`; "" for versions of older releases."""
-    if not metrics.child_macs:
+    if metrics.child_macs is None or metrics.child_single_seconds is None or metrics.child_batch_seconds is None:
         return ""
     single, batch = (output.number(1e3 * s) for s in (metrics.child_single_seconds, metrics.child_batch_seconds))
     return f"{metrics.child_macs / 1e6:,.3g} M multiply-accumulates, {single} ms for an image, {batch} ms for 64"

@@ -10,50 +10,26 @@ import typer
 from supernet_registry.clients.cli import names, output
 from supernet_registry.clients.cli.connection import connect
 from supernet_registry.clients.cli.options import (
+    PLACE,
+    RECIPE,
+    SEED,
+    SOURCE,
+    SPACE,
     AsJson,
-    BatchSize,
-    Cells,
-    Channels,
-    ChildEpochs,
-    ChildHoldsOut,
     DatasetPath,
-    DerivationOption,
-    DerivationSteps,
     Device,
-    DropAt,
-    Epochs,
-    HeadPool,
-    Here,
-    MomentsOnly,
-    PartialChannels,
-    Patience,
-    Resolution,
-    RetainImages,
-    Seed,
-    Settings,
-    Source,
-    Space,
-    StemStride,
-    TasteCandidates,
-    TasteShare,
-    TransferModeOption,
-    VariantOption,
-    recipe_settings,
     resolve_source,
-    search_space,
+    takes,
 )
 from supernet_registry.clients.cli.running import Interrupted
 from supernet_registry.clients.cli.tastes import print_tastes
 from supernet_registry.clients.wire.resources import (
     Cost,
-    Derivation,
     JobState,
     Metrics,
     SearchJob,
     SourceDecision,
     SupernetVersion,
-    TransferMode,
-    Variant,
 )
 from supernet_registry.search.errors import SearchCancelled, SearchFailed, SupernetRegistryError, error_types
 
@@ -74,6 +50,7 @@ def load(path: Path) -> ImageDataset:
     return dataset
 
 
+@takes(SPACE, SOURCE, RECIPE, SEED, PLACE)
 def search(
     context: typer.Context,
     dataset: DatasetPath,
@@ -81,34 +58,10 @@ def search(
     name: Annotated[
         str, typer.Option("--name", "-n", help="Supernet that receives the result; created if there is none.")
     ],
-    space: Space = None,
-    channels: Channels = 0,
-    cells: Cells = 0,
-    stem_stride: StemStride = 0,
-    head_pool: HeadPool = 0,
-    resolution: Resolution = 0,
-    partial_channels: PartialChannels = 0,
-    source: Source = "auto",
-    transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
-    epochs: Epochs = 0,
-    child_epochs: ChildEpochs = 0,
-    patience: Patience = 0,
-    batch_size: BatchSize = 0,
-    taste_share: TasteShare = 0.0,
-    taste_candidates: TasteCandidates = 0,
-    derivation: DerivationOption = Derivation.UNSPECIFIED,
-    derivation_steps: DerivationSteps = 0,
-    child_holds_out: ChildHoldsOut = False,
-    variant: VariantOption = Variant.UNSPECIFIED,
-    drop_at: DropAt = None,
-    settings: Settings = None,
-    seed: Seed = 0,
+    options: dict[str, Any],
     stream: Annotated[str, typer.Option(help="Task stream that the job belongs to (MLflow's experiment).")] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or return at once.")] = True,
-    here: Here = False,
     device: Device = "auto",
-    retain_images: RetainImages = False,
-    moments_only: MomentsOnly = False,
     request_id: Annotated[
         str | None,
         typer.Option(help="UUID of this request: sent again, it finds the same job instead of queueing a second one."),
@@ -133,16 +86,8 @@ def search(
         supernet-registry search digits.npz -n digits --json | jq .version
     """
     data = load(dataset)
-    overrides = {
-        "channels": channels,
-        "cells": cells,
-        "stem_stride": stem_stride,
-        "head_pool": head_pool,
-        "resolution": resolution,
-        "partial_channels": partial_channels,
-    }
-    chosen_space = search_space(space, overrides)
     supernet = names.supernet_name(name)
+    here = options["here"]
     if here:
         from supernet_registry.clients.work.job_runner import require_torch
 
@@ -151,31 +96,9 @@ def search(
         from supernet_registry.clients.cli.progress import transfer
 
         with transfer("uploading images") as progress:
+            options["source"] = resolve_source(client, options["source"])
             job = client.submit_search(
-                data,
-                name=supernet,
-                space=chosen_space,
-                source=resolve_source(client, source),
-                transfer_mode=transfer_mode,
-                epochs=epochs,
-                patience=patience,
-                batch_size=batch_size,
-                seed=seed,
-                child_epochs=child_epochs,
-                taste_share=taste_share,
-                taste_candidates=taste_candidates,
-                derivation=derivation,
-                derivation_steps=derivation_steps,
-                child_holds_out=child_holds_out,
-                variant=variant,
-                drop_shares=drop_at or (),
-                recipe=recipe_settings(settings),
-                stream=stream,
-                here=here,
-                retain_images=retain_images,
-                moments_only=moments_only,
-                request_id=request_id,
-                progress=progress,
+                data, name=supernet, request_id=request_id, progress=progress, stream=stream, **options
             )
         output.say(job.name)
         if here:
@@ -245,18 +168,18 @@ def result_of(job: SearchJob, version: SupernetVersion) -> dict[str, Any]:
         "seconds": cost.search_seconds + cost.taste_seconds,
         "val_accuracy": metrics.val_accuracy,
         "test_accuracy": metrics.test_accuracy,
-        "child_val_accuracy": metrics.child_val_accuracy or None,
-        "child_test_accuracy": metrics.child_test_accuracy if version.child_blob else None,
-        "child_parameters": metrics.child_parameters if version.child_blob else None,
-        "child_macs": metrics.child_macs or None,
-        "child_single_seconds": metrics.child_single_seconds or None,
-        "child_batch_seconds": metrics.child_batch_seconds or None,
+        "child_val_accuracy": metrics.child_val_accuracy,
+        "child_test_accuracy": metrics.child_test_accuracy,
+        "child_parameters": metrics.child_parameters,
+        "child_macs": metrics.child_macs,
+        "child_single_seconds": metrics.child_single_seconds,
+        "child_batch_seconds": metrics.child_batch_seconds,
         "job": job.name,
         "supernet": job.supernet,
         "dataset": version.dataset,
         "dataset_display_name": version.dataset_display_name,
         "reason": decision.reason,
-        "ot_distance": decision.ot_distance if decision.source else None,
+        "ot_distance": decision.ot_distance,
         "novel": decision.novel,
         "transfer_mode": version.transfer_mode.value,
         "tastes": output.plain(decision.tastes),

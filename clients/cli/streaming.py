@@ -10,38 +10,16 @@ import typer
 from supernet_registry.clients.cli import output
 from supernet_registry.clients.cli.connection import connect
 from supernet_registry.clients.cli.options import (
+    PLACE,
+    RECIPE,
+    SEED,
+    SOURCE,
+    SPACE,
     AsJson,
-    BatchSize,
-    Cells,
-    Channels,
-    ChildEpochs,
-    ChildHoldsOut,
-    DerivationOption,
-    DerivationSteps,
     Device,
-    DropAt,
-    Epochs,
-    HeadPool,
-    Here,
-    MomentsOnly,
-    PartialChannels,
-    Patience,
-    Resolution,
-    RetainImages,
-    Seed,
-    Settings,
-    Source,
-    Space,
-    StemStride,
-    TasteCandidates,
-    TasteShare,
-    TransferModeOption,
-    VariantOption,
-    recipe_settings,
     resolve_source,
-    search_space,
+    takes,
 )
-from supernet_registry.clients.wire.resources import Derivation, TransferMode, Variant
 
 if TYPE_CHECKING:
     from supernet_registry.clients.registry_client import RegistryClient
@@ -51,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_stream", "open_stream", "stream"]
 
 
+@takes(SPACE, SOURCE, RECIPE, SEED, PLACE)
 def stream(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="STREAM", help="Name of the stream.", show_default=False)],
@@ -61,32 +40,8 @@ def stream(
         typer.Option(help="JSON file that defines streams.", show_default="streams.json in the tasks' folder, if any"),
     ] = None,
     first: Annotated[int, typer.Option(min=0, help="Only so many tasks; 0 for all.")] = 0,
-    space: Space = None,
-    channels: Channels = 0,
-    cells: Cells = 0,
-    stem_stride: StemStride = 0,
-    head_pool: HeadPool = 0,
-    resolution: Resolution = 0,
-    partial_channels: PartialChannels = 0,
-    source: Source = "auto",
-    transfer_mode: TransferModeOption = TransferMode.UNSPECIFIED,
-    epochs: Epochs = 0,
-    child_epochs: ChildEpochs = 0,
-    patience: Patience = 0,
-    batch_size: BatchSize = 0,
-    taste_share: TasteShare = 0.0,
-    taste_candidates: TasteCandidates = 0,
-    derivation: DerivationOption = Derivation.UNSPECIFIED,
-    derivation_steps: DerivationSteps = 0,
-    child_holds_out: ChildHoldsOut = False,
-    variant: VariantOption = Variant.UNSPECIFIED,
-    drop_at: DropAt = None,
-    settings: Settings = None,
-    seed: Seed = 0,
-    here: Here = False,
+    options: dict[str, Any],
     device: Device = "auto",
-    retain_images: RetainImages = False,
-    moments_only: MomentsOnly = False,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Measure the accuracy matrix here on downloaded weights (needs torch).")
     ] = False,
@@ -107,48 +62,26 @@ def stream(
 
         supernet-registry stream mine --tasks my_tasks/ --plots pictures/
     """
-    from supernet_registry.clients.streams.runner import StreamOptions, run_stream
+    from supernet_registry.clients.streams.runner import run_stream
 
     tasks_of_stream = open_stream(name, tasks, streams)
     if first:
         tasks_of_stream = tasks_of_stream[:first]
-    overrides = {
-        "channels": channels,
-        "cells": cells,
-        "stem_stride": stem_stride,
-        "head_pool": head_pool,
-        "resolution": resolution,
-        "partial_channels": partial_channels,
-    }
     with connect(context) as client:
-        options = StreamOptions(
-            space=search_space(space, overrides),
-            source=resolve_source(client, source),
-            transfer_mode=transfer_mode,
-            epochs=epochs,
-            patience=patience,
-            batch_size=batch_size,
-            seed=seed,
-            child_epochs=child_epochs,
-            taste_share=taste_share,
-            taste_candidates=taste_candidates,
-            derivation=derivation,
-            derivation_steps=derivation_steps,
-            child_holds_out=child_holds_out,
-            variant=variant,
-            drop_shares=tuple(drop_at or ()),
-            recipe=recipe_settings(settings),
-            here=here,
-            device=device,
-            retain_images=retain_images,
-            moments_only=moments_only,
-            evaluate=evaluate,
-            keep_going=keep_going,
-        )
+        options["source"] = resolve_source(client, options["source"])
         from supernet_registry.clients.cli.stream_view import StreamView
 
         with StreamView() as view:
-            result = run_stream(client, tasks_of_stream, stream_name=name, options=options, listener=view)
+            result = run_stream(
+                client,
+                tasks_of_stream,
+                stream_name=name,
+                listener=view,
+                device=device,
+                evaluate=evaluate,
+                keep_going=keep_going,
+                **options,
+            )
         drawn = draw_stream(client, result, plots) if plots is not None else []
     if as_json:
         output.print_json({**result.to_json(), "plots": [str(path) for path in drawn]})
@@ -212,11 +145,11 @@ def _print(result: StreamResult) -> None:
                 str(row.step),
                 row.task,
                 (output.short(row.source) or "scratch") if row.version else row.state.value.lower(),
-                output.number(row.ot_distance) if row.source else "",
+                output.number(row.ot_distance) if row.ot_distance is not None else "",
                 str(row.steps),
                 f"{row.seconds:.0f}",
                 output.percent(row.test_accuracy) if row.version else "",
-                output.percent(row.child_test_accuracy) if row.child_parameters else "",
+                output.percent(row.child_test_accuracy) if row.child_test_accuracy is not None else "",
             )
             for row in result.rows
         ],

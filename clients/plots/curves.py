@@ -46,7 +46,8 @@ class Curve:
         winner = next((taste for taste in tastes if taste.chosen and taste.steps and taste.val_accuracies), None)
         points = [(taste_steps, winner.val_accuracies[-1])] if winner is not None else []
         before = taste_steps - (winner.steps[-1] if winner is not None else 0)
-        points += [(before + e.steps, e.val_accuracy) for e in epochs if e.phase is Phase.SEARCH]
+        judged = [(e.steps, e.val_accuracy) for e in epochs if e.phase is Phase.SEARCH]
+        points += [(before + steps, accuracy) for steps, accuracy in judged if accuracy is not None]
         return cls(label, tuple(s for s, _ in points), tuple(a for _, a in points), warm)
 
     @classmethod

@@ -142,8 +142,9 @@ def _most_steps(rows: list[StreamRow], contrast: Mapping[int, StreamRow]) -> int
 
 
 def _draw_accuracies(axes: Any, place: int, row: StreamRow, scratch: StreamRow | None) -> None:
-    supernet, child = 100 * row.test_accuracy, 100 * row.child_test_accuracy
-    if row.child_parameters:
+    supernet = 100 * row.test_accuracy
+    if row.child_test_accuracy is not None:
+        child = 100 * row.child_test_accuracy
         axes.plot([supernet, child], [place, place], color=GREY, linewidth=1.2, zorder=2)
         axes.plot(child, place, "s", color=CHILD, markersize=6, zorder=3)
     axes.plot(supernet, place, "o", color=WARM if row.source else SCRATCH, markersize=7, zorder=4)

@@ -35,7 +35,7 @@ class StreamRow:
     """Version that it was warm-started from; empty for scratch."""
     transfer_mode: str = ""
     reason: str = ""
-    ot_distance: float = 0.0
+    ot_distance: float | None = None
     novel: bool = False
     tastes: tuple[TasteResult, ...] = ()
     expect: int | None = None
@@ -52,9 +52,9 @@ class StreamRow:
     child_seconds: float = 0.0
     val_accuracy: float = 0.0
     test_accuracy: float = 0.0
-    child_val_accuracy: float = 0.0
-    child_test_accuracy: float = 0.0
-    child_parameters: int = 0
+    child_val_accuracy: float | None = None
+    child_test_accuracy: float | None = None
+    child_parameters: int | None = None
     genotype: str = ""
     device: str = ""
     curve: tuple[EpochMetrics, ...] = ()

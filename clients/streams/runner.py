@@ -14,24 +14,23 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Unpack, cast
 from uuid import UUID, uuid5
 
 from google.protobuf.json_format import MessageToDict
 
 from supernet_registry.clients import prepare as _prepare
-from supernet_registry.clients.prepare import Space
 from supernet_registry.clients.registry_client import RegistryClient
 from supernet_registry.clients.streams.results import StreamResult, StreamRow
 from supernet_registry.clients.streams.scores import Scores
 from supernet_registry.clients.streams.stream import Experience, TaskStream
 from supernet_registry.clients.wire.convert import to_proto
 from supernet_registry.clients.wire.errors import ImagesMissing, NotFound, SearchFailed
+from supernet_registry.clients.wire.options import SourceOptions, StreamOptions, check_options
 from supernet_registry.clients.wire.resources import (
     Cost,
-    Derivation,
     EpochMetrics,
     JobEvent,
     JobState,
@@ -41,11 +40,10 @@ from supernet_registry.clients.wire.resources import (
     SearchSpec,
     SourceDecision,
     SupernetVersion,
-    TransferMode,
-    Variant,
 )
 from supernet_registry.clients.work.here import run_job_here
 from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.recipe.settings import apply_settings
 from supernet_registry.search.spaces import space_from_fields
 from supernet_registry.v1.searches_pb2 import SearchSpec as SpecMessage
 
@@ -56,56 +54,6 @@ __all__ = ["ChooseSource", "StreamListener", "StreamOptions", "request_id", "run
 
 _NAMESPACE = UUID("2f1f7c56-9a63-4f0e-9d6e-8a3c1c4b7e21")
 _MAX_ATTEMPTS = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
-    """How every task of a stream is searched. Zero means the default of the search space's recipe."""
-
-    space: Space | None = None  # None: the registry's default
-    source: str = "auto"  # "auto", "scratch", or a version's name
-    transfer_mode: TransferMode = TransferMode.UNSPECIFIED
-    epochs: int = 0
-    patience: int = 0
-    batch_size: int = 0
-    seed: int = 0
-    child_epochs: int = 0  # negative: no child network
-    taste_share: float = 0.0
-    taste_candidates: int = 0
-    derivation: Derivation = Derivation.UNSPECIFIED
-    derivation_steps: int = 0
-    child_holds_out: bool = False  # child networks train without the validation split, to be judged by it
-    variant: Variant = Variant.UNSPECIFIED
-    drop_shares: tuple[float, ...] = ()
-    recipe: Mapping[str, object] = field(default_factory=dict)  # other fields of the recipe, by name
-    here: bool = False  # run the searches in this process; images stay on this machine
-    device: str = "auto"  # for `here` and `evaluate`
-    retain_images: bool = False
-    moments_only: bool = False  # sketches without sampled features
-    evaluate: bool = False  # measure the accuracy matrix here on downloaded weights, instead of reading the records
-    keep_going: bool = False  # go on with the next task when one fails
-
-    def spec(self) -> SearchSpec:
-        """The spec of every job of the stream. Raises InvalidSearchSpace."""
-        return _prepare.search_spec(
-            self.space,
-            self.source,
-            self.transfer_mode,
-            epochs=self.epochs,
-            patience=self.patience,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            child_epochs=self.child_epochs,
-            taste_share=self.taste_share,
-            taste_candidates=self.taste_candidates,
-            derivation=self.derivation,
-            derivation_steps=self.derivation_steps,
-            child_holds_out=self.child_holds_out,
-            variant=self.variant,
-            drop_shares=self.drop_shares,
-            recipe=self.recipe,
-            here=self.here,
-        )
 
 
 ChooseSource = Callable[[Experience, Sequence[StreamRow]], str]
@@ -156,9 +104,9 @@ def run_stream(
     *,
     stream_name: str = "",
     supernet_name: Callable[[Experience], str] | None = None,
-    options: StreamOptions | None = None,
     choose_source: ChooseSource | None = None,
     listener: StreamListener | None = None,
+    **options: Unpack[StreamOptions],
 ) -> StreamResult:
     """Run a stream, or continue it.
 
@@ -168,23 +116,22 @@ def run_stream(
         stream_name: name that the jobs carry (and MLflow's experiment); by default the stream's own.
         supernet_name: names the supernet of a task that is new to the registry; by default the task's name. The
             result is made a valid id.
-        options: how to search.
-        choose_source: chooses where the search of each task starts, instead of `options.source`; its time counts as the
-            task's preparation. To continue a stream it must choose again what it chose before.
+        choose_source: chooses where the search of each task starts, instead of the option `source`; its time counts as
+            the task's preparation. To continue a stream it must choose again what it chose before.
         listener: told of progress.
+        options: how every task is searched; see `StreamOptions`.
 
     Returns:
-        One row a task, and the accuracy matrix. With `options.evaluate` and torch at hand, its entries are measured
+        One row a task, and the accuracy matrix. With the option `evaluate` and torch at hand, its entries are measured
         here: each stored version is downloaded and tested on the task's test split (once for each distinct blob and
         dataset). Otherwise they are the metrics that the registry holds.
 
     Raises:
-        SearchFailed: a job failed or was cancelled, unless `options.keep_going`.
+        SearchFailed: a job failed or was cancelled, unless `keep_going`.
         SupernetRegistryError: whatever the registry or a dataset raises.
     """
-    run = _Run(
-        client, stream, stream_name or stream.name, supernet_name, options or StreamOptions(), choose_source, listener
-    )
+    check_options(options, StreamOptions)
+    run = _Run(client, stream, stream_name or stream.name, supernet_name, options, choose_source, listener)
     for experience in stream:
         run.step(experience)
     return run.result()
@@ -207,13 +154,16 @@ class _Run:
         self._total = len(stream)
         self._stream_name = stream_name
         self._options = options
-        self._spec = options.spec()
+        self._here = options.get("here", False)
+        self._device = options.get("device", "auto")
+        self._retain_images = options.get("retain_images", False)
+        self._spec = _prepare.search_spec(options)
         self._choose_source = choose_source
         self._listener = listener or StreamListener()
         self._supernets = _Supernets(client, supernet_name or (lambda experience: experience.task_name))
-        self._scores = Scores(client, device=options.device, measure=options.evaluate)
+        self._scores = Scores(client, device=self._device, measure=options.get("evaluate", False))
         self._rows: list[StreamRow] = []
-        if options.evaluate and not self._scores.measured:
+        if options.get("evaluate") and not self._scores.measured:
             self._listener.on_message("PyTorch is not installed: accuracies are those that the registry recorded.")
 
     def step(self, experience: Experience) -> None:
@@ -227,8 +177,8 @@ class _Run:
         prepare_seconds = time.monotonic() - began
         resumed = job.state.ended
         self._listener.on_job(job, resumed=resumed)
-        if self._options.here and not resumed:
-            run_job_here(self._client, job, dataset, device=self._options.device, on_event=self._listener.on_event)
+        if self._here and not resumed:
+            run_job_here(self._client, job, dataset, device=self._device, on_event=self._listener.on_event)
             job, curve = self._follow(job.name, lambda _: None)
         else:
             job, curve = self._follow(job.name, self._listener.on_event)
@@ -240,7 +190,7 @@ class _Run:
             self._supernets.add(version)
         self._scores.after_step(experience, version)
         self._listener.on_row(row)
-        if version is None and not self._options.keep_going:
+        if version is None and not self._options.get("keep_going"):
             raise SearchFailed(
                 f"Step {row.step} ({row.task}) ended {job.state.value.lower()}: {row.error or 'no reason given'}",
                 remedy="Run the stream again to retry the step; finished steps are not repeated.",
@@ -274,7 +224,8 @@ class _Run:
         """The step's job and its request id. Retries with the next id where an earlier run has failed."""
         spec = self._spec
         if self._choose_source is not None:
-            spec = replace(self._options, source=self._choose_source(experience, tuple(self._rows))).spec()
+            source = self._choose_source(experience, tuple(self._rows))
+            spec = _prepare.search_spec(cast("SourceOptions", {**self._options, "source": source}))
         draft = SearchJob(
             supernet=self._supernets.choose(experience, dataset, spec),
             dataset=f"datasets/{dataset.digest[:32]}",
@@ -293,16 +244,16 @@ class _Run:
 
     def _create(self, draft: SearchJob, dataset: ImageDataset, identity: str) -> SearchJob:
         """Ask first and upload only if needed: a step that is already done needs its images no more."""
-        if not self._options.retain_images:
+        if not self._retain_images:
             try:
                 return self._client.create_search_job(draft, request_id=identity)
             except (NotFound, ImagesMissing):
                 pass
         self._client.register_dataset(
             dataset,
-            upload_images=not self._options.here,
-            retain_images=self._options.retain_images,
-            moments_only=self._options.moments_only,
+            upload_images=not self._here,
+            retain_images=self._retain_images,
+            moments_only=self._options.get("moments_only", False),
             progress=self._listener.on_upload,
         )
         return self._client.create_search_job(draft, request_id=identity)
@@ -352,7 +303,7 @@ class _Supernets:
 
 def _pass_steps(dataset: ImageDataset, spec: SearchSpec) -> int:
     """Steps in which a search sees every training image once."""
-    recipe = Recipe.for_space(space_from_fields(spec.search_space)).override(batch_size=spec.batch_size)
+    recipe = apply_settings(Recipe.for_space(space_from_fields(spec.search_space)), spec.recipe)
     return max(1, round(len(dataset.train.labels) / recipe.batch_size))
 
 

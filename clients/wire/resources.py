@@ -2,7 +2,8 @@
 
 Each class mirrors the protobuf message of the same name (`protos/supernet_registry/v1`, where every field is
 explained); `clients.wire.convert` translates by field name, and a test holds the two against each other. Accuracies are
-fractions in [0, 1], times are timezone-aware UTC, durations are seconds, an empty string means "none".
+fractions in [0, 1], times are timezone-aware UTC, durations are seconds, an empty string means "none",
+and a figure that was not measured is None.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.results import NEAREST
 
 __all__ = [
@@ -23,13 +23,12 @@ __all__ = [
     "Dataset",
     "DatasetMap",
     "DatasetPoint",
-    "Derivation",
     "Encoder",
     "EpochMetrics",
     "Executor",
+    "GeneralistWork",
     "JobError",
     "JobEvent",
-    "JobKind",
     "JobState",
     "Lease",
     "Lineage",
@@ -42,6 +41,7 @@ __all__ = [
     "Reason",
     "SearchJob",
     "SearchSpec",
+    "SearchWork",
     "ShortlistEntry",
     "ShortlistOutcome",
     "SourceCandidate",
@@ -53,7 +53,6 @@ __all__ = [
     "TasteResult",
     "TransferMode",
     "Upload",
-    "Variant",
 ]
 
 GAIN = "gain"
@@ -94,60 +93,6 @@ class Executor(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     POOL = "POOL"
     CALLER = "CALLER"
-
-
-class Derivation(StrEnum):
-    UNSPECIFIED = "UNSPECIFIED"
-    ARGMAX = "ARGMAX"
-    PERTURBATION = "PERTURBATION"
-
-    @property
-    def recipe_name(self) -> str:
-        """As `search.recipe` calls it; empty if unspecified."""
-        return "" if self is Derivation.UNSPECIFIED else self.value.lower()
-
-    @classmethod
-    def named(cls, name: str) -> Derivation:
-        """What a user means by `perturbation`, `PERTURBATION` or the member itself. Raises InvalidArgument."""
-        try:
-            return cls(name.upper() or "UNSPECIFIED")
-        except ValueError:
-            known = ", ".join(derivation.recipe_name for derivation in cls if derivation.recipe_name)
-            raise InvalidArgument(
-                f"Unknown derivation {name[:200]!r}.", remedy=f"Use one of {known}.", field="derivation"
-            ) from None
-
-
-class Variant(StrEnum):
-    UNSPECIFIED = "UNSPECIFIED"
-    DARTS = "DARTS"
-    DARTS_2ND = "DARTS_2ND"
-    SMOOTH_DARTS_RS = "SMOOTH_DARTS_RS"
-    SMOOTH_DARTS_ADV = "SMOOTH_DARTS_ADV"
-    PC_DARTS = "PC_DARTS"
-    DRNAS = "DRNAS"
-
-    @property
-    def recipe_name(self) -> str:
-        """As `search.recipe` calls it, `darts-2nd`; empty if unspecified."""
-        return "" if self is Variant.UNSPECIFIED else self.value.lower().replace("_", "-")
-
-    @classmethod
-    def named(cls, name: str) -> Variant:
-        """What a user means by `darts-2nd`, `DARTS_2ND` or the member itself. Raises InvalidArgument."""
-        try:
-            return cls(name.upper().replace("-", "_") or "UNSPECIFIED")
-        except ValueError:
-            known = ", ".join(variant.recipe_name for variant in cls if variant.recipe_name)
-            raise InvalidArgument(
-                f"Unknown variant {name[:200]!r}.", remedy=f"Use one of {known}.", field="variant"
-            ) from None
-
-
-class JobKind(StrEnum):
-    UNSPECIFIED = "UNSPECIFIED"
-    SEARCH = "SEARCH"
-    GENERALIST = "GENERALIST"
 
 
 class ParentRole(StrEnum):
@@ -328,14 +273,14 @@ class Parent:
 class Metrics:
     val_accuracy: float = 0.0
     test_accuracy: float = 0.0
-    child_val_accuracy: float = 0.0  # 0 where the child network is trained on the validation split as well
-    child_test_accuracy: float = 0.0
-    child_parameters: int = 0
+    child_val_accuracy: float | None = None  # None where the child network is trained on the validation split as well
+    child_test_accuracy: float | None = None
+    child_parameters: int | None = None
     alpha_entropy: float = 0.0
     skip_count: int = 0
-    child_macs: int = 0
-    child_single_seconds: float = 0.0
-    child_batch_seconds: float = 0.0
+    child_macs: int | None = None
+    child_single_seconds: float | None = None
+    child_batch_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,33 +329,60 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchSpec:
-    search_space: SpaceDescriptor | None = None
+class SearchWork:
+    """A search on one dataset: kind of work `search`."""
+
     source_policy: SourcePolicy = SourcePolicy.UNSPECIFIED
     source_version: str = ""
     transfer_mode: TransferMode = TransferMode.UNSPECIFIED
-    epochs: int = 0
-    patience: int = 0
-    batch_size: int = 0
-    seed: int = 0
-    child_epochs: int = 0
-    taste_share: float = 0.0
-    taste_candidates: int = 0
-    executor: Executor = Executor.UNSPECIFIED
-    derivation: Derivation = Derivation.UNSPECIFIED
-    derivation_steps: int = 0
-    child_holds_out: bool = False
-    variant: Variant = Variant.UNSPECIFIED
-    drop_shares: tuple[float, ...] = ()
-    recipe: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneralistWork:
+    """The pretraining of a supernet over several datasets: kind of work `generalist`."""
+
     datasets: tuple[str, ...] = ()
+    base_version: str = ""
     without_replay: bool = False
+
+
+WORK = ("search", "generalist")
+"""Kinds of work: the fields of a spec of which exactly one is set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpec:
+    """What a job does (one of `WORK`), and how: search space, seed, and fields of the recipe as text by name."""
+
+    search_space: SpaceDescriptor | None = None
+    seed: int = 0
+    executor: Executor = Executor.UNSPECIFIED
+    recipe: Mapping[str, str] = field(default_factory=dict)
+    search: SearchWork | None = None
+    generalist: GeneralistWork | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which kind of work it is; empty where none is named."""
+        return next((name for name in WORK if getattr(self, name) is not None), "")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Datasets of a generalist; empty where the job has one, its own."""
+        return self.generalist.datasets if self.generalist is not None else ()
+
+    @property
+    def source_version(self) -> str:
+        """The version that the spec itself names to start from; empty where it names none."""
+        if self.generalist is not None:
+            return self.generalist.base_version
+        return self.search.source_version if self.search is not None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TasteResult:
     version: str = ""
-    ot_distance: float = 0.0
+    ot_distance: float | None = None
     steps: tuple[int, ...] = ()
     val_accuracies: tuple[float, ...] = ()
     val_losses: tuple[float, ...] = ()
@@ -425,7 +397,7 @@ class SourceDecision:
     source: str = ""
     transfer_mode: TransferMode = TransferMode.UNSPECIFIED
     reason: str = ""
-    ot_distance: float = 0.0
+    ot_distance: float | None = None
     novel: bool = False
     tastes: tuple[TasteResult, ...] = ()
     taste_steps: int = 0
@@ -446,17 +418,12 @@ class EpochMetrics:
     steps: int = 0
     train_loss: float = 0.0
     train_accuracy: float = 0.0
-    val_loss: float = 0.0
-    val_accuracy: float = 0.0
+    val_loss: float | None = None
+    val_accuracy: float | None = None
     alpha_entropy: float = 0.0
     skip_count: int = 0
     learning_rate: float = 0.0
     seconds: float = 0.0
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether it has validation figures: a child network that is trained on both splits has none."""
-        return self.phase is not Phase.CHILD or self.val_loss != 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -483,7 +450,6 @@ class SearchJob:
     etag: str = ""
     dataset_display_name: str = ""
     base_version: str = ""
-    kind: JobKind = JobKind.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

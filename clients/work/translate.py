@@ -2,63 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from supernet_registry.clients.wire.resources import (
     Cost,
+    EpochMetrics,
     Metrics,
-    SearchSpec,
+    Phase,
     SourceDecision,
     SupernetVersion,
     TasteResult,
     TransferMode,
 )
-from supernet_registry.search.recipe import Recipe
-from supernet_registry.search.recipe.settings import apply_settings
-from supernet_registry.search.results import Decision, PipelineResult
-from supernet_registry.search.spaces import SearchSpace
+from supernet_registry.search.results import Decision, Epoch, PipelineResult, Taste
 
-__all__ = ["decision_resource", "recipe_of", "transfer_mode_of", "version_resource"]
+__all__ = ["decision_resource", "epoch_resource", "version_resource"]
 
 
-def recipe_of(spec: SearchSpec, space: SearchSpace) -> Recipe:
-    """The space's recipe with what the spec wants otherwise. Raises InvalidArgument."""
-    recipe = Recipe.for_space(space).override(
-        epochs=spec.epochs,
-        patience=spec.patience,
-        batch_size=spec.batch_size,
-        child_epochs=spec.child_epochs,
-        taste_share=spec.taste_share,
-        taste_candidates=spec.taste_candidates,
-        derivation=spec.derivation.recipe_name,
-        derivation_steps=spec.derivation_steps,
-        child_holds_out=spec.child_holds_out,
-        variant=spec.variant.recipe_name,
-        drop_shares=spec.drop_shares,
-    )
-    return apply_settings(recipe, spec.recipe)
-
-
-def transfer_mode_of(spec: SearchSpec) -> TransferMode:
-    if spec.transfer_mode is TransferMode.UNSPECIFIED:
-        return TransferMode.WEIGHTS_AND_ALPHAS
-    return spec.transfer_mode
+def epoch_resource(epoch: Epoch) -> EpochMetrics:
+    """An epoch as it is reported."""
+    return EpochMetrics(**{**asdict(epoch), "phase": Phase(epoch.phase)})
 
 
 def decision_resource(decision: Decision, *, novel: bool) -> SourceDecision:
+    """A decision as it is reported; scratch has no distance."""
     return SourceDecision(
         source=decision.source,
         transfer_mode=TransferMode(decision.transfer_mode),
         reason=decision.reason,
-        ot_distance=decision.ot_distance,
+        ot_distance=decision.ot_distance if decision.source else None,
         novel=novel,
-        tastes=tuple(TasteResult(**asdict(taste)) for taste in decision.tastes),
+        tastes=tuple(_taste_resource(taste) for taste in decision.tastes),
         taste_steps=decision.taste_steps,
         taste_seconds=decision.taste_seconds,
     )
 
 
+def _taste_resource(taste: Taste) -> TasteResult:
+    result = TasteResult(**asdict(taste))
+    return result if taste.version else replace(result, ot_distance=None)
+
+
 def version_resource(result: PipelineResult, weights_blob: str, child_blob: str, device: str) -> SupernetVersion:
+    """A result as it is written back."""
     return SupernetVersion(
         weights_blob=weights_blob,
         weights_size_bytes=len(result.weights),

@@ -75,7 +75,9 @@ def _check_epoch(epoch: EpochMetrics, field: str) -> None:
         if item.name != "phase":
             high = 1.0 if item.name in _ACCURACIES else float("inf")
             low = 0.0 if not item.name.endswith("loss") else float("-inf")
-            check_number(getattr(epoch, item.name), f"{field}.{item.name}", low=low, high=high)
+            value = getattr(epoch, item.name)
+            if value is not None:
+                check_number(value, f"{field}.{item.name}", low=low, high=high)
 
 
 def _check_decision(decision: SourceDecision, field: str) -> None:
@@ -87,7 +89,7 @@ def _check_decision(decision: SourceDecision, field: str) -> None:
         )
     check_text(decision.reason, f"{field}.reason")
     for name in ("ot_distance", "taste_steps", "taste_seconds"):
-        check_number(getattr(decision, name), f"{field}.{name}", low=0)
+        check_number(getattr(decision, name) or 0, f"{field}.{name}", low=0)
     if len(decision.tastes) > _MOST_TASTES:
         raise InvalidArgument(
             f"{len(decision.tastes)} tastes.", remedy=f"At most {_MOST_TASTES}.", field=f"{field}.tastes"
@@ -97,7 +99,7 @@ def _check_decision(decision: SourceDecision, field: str) -> None:
         if taste.version:
             names.version_key(taste.version, f"{here}.version")
         check_text(taste.reason, f"{here}.reason")
-        check_number(taste.ot_distance, f"{here}.ot_distance", low=0)
+        check_number(taste.ot_distance or 0.0, f"{here}.ot_distance", low=0)
         if not len(taste.steps) == len(taste.val_accuracies) == len(taste.val_losses) <= _MOST_TASTE_POINTS:
             raise InvalidArgument(
                 f"{len(taste.steps)} steps, {len(taste.val_accuracies)} accuracies, {len(taste.val_losses)} losses.",

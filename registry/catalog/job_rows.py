@@ -12,7 +12,6 @@ from supernet_registry.clients.wire.resources import (
     EpochMetrics,
     JobError,
     JobEvent,
-    JobKind,
     JobState,
     SearchJob,
     SearchSpec,
@@ -35,7 +34,6 @@ __all__ = [
     "JobChange",
     "display_name",
     "find_job",
-    "kind_of",
     "lease_lost",
     "leased_job",
     "select_jobs",
@@ -180,13 +178,7 @@ def to_job(row: sa.Row[Any]) -> SearchJob:
         etag=etag(jobs, row.row_id, row.revision),
         dataset_display_name=display_name(spec.datasets, row.dataset_display_name),
         base_version=names.version_name(row.supernet_id, row.base_number) if row.base_number is not None else "",
-        kind=kind_of(spec),
     )
-
-
-def kind_of(spec: SearchSpec) -> JobKind:
-    """What kind of search a spec asks for."""
-    return JobKind.GENERALIST if spec.datasets else JobKind.SEARCH
 
 
 def display_name(datasets: Sequence[str], first: str) -> str:

@@ -124,8 +124,12 @@ class Tastes:
 
 def _gains(job: sa.Row[Any]) -> Gains:
     """Observed gain by source; empty where there is none, or another one than the gain of transferred weights."""
-    mode = from_json(job.spec, SpecMessage, SearchSpec).transfer_mode
-    if mode not in (TransferMode.UNSPECIFIED, TransferMode.WEIGHTS_AND_ALPHAS, TransferMode.WEIGHTS_ONLY):
+    work = from_json(job.spec, SpecMessage, SearchSpec).search
+    if work is None or work.transfer_mode not in (
+        TransferMode.UNSPECIFIED,
+        TransferMode.WEIGHTS_AND_ALPHAS,
+        TransferMode.WEIGHTS_ONLY,
+    ):
         return {}
     tastes = [t for t in from_json(job.decision, DecisionMessage, SourceDecision).tastes if _is_scored_untrained(t)]
     scratch = next((taste.val_accuracies[0] for taste in tastes if not taste.version), None)

@@ -237,7 +237,8 @@ def _decision(job: sa.Row[Any]) -> SourceDecision:
         return from_json(job.decision, DecisionMessage, SourceDecision)
     spec = from_json(job.spec, SpecMessage, SearchSpec)
     if spec.source_version:
-        return SourceDecision(source=spec.source_version, transfer_mode=spec.transfer_mode)
+        mode = spec.search.transfer_mode if spec.search is not None else TransferMode.WEIGHTS_AND_ALPHAS
+        return SourceDecision(source=spec.source_version, transfer_mode=mode)
     return SourceDecision(transfer_mode=TransferMode.SCRATCH)
 
 
@@ -257,7 +258,9 @@ def _check_figures(draft: SupernetVersion) -> None:
         raise InvalidArgument("No metrics.", remedy="Report the version's quality.", field="version.metrics")
     for item in fields(Metrics):
         high = 1.0 if item.name in _ACCURACIES else float("inf")
-        check_number(getattr(draft.metrics, item.name), f"version.metrics.{item.name}", low=0, high=high)
+        value = getattr(draft.metrics, item.name)
+        if value is not None:
+            check_number(value, f"version.metrics.{item.name}", low=0, high=high)
     cost = draft.cost or Cost()
     for item in fields(Cost):
         if item.name != "device":

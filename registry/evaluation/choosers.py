@@ -9,8 +9,9 @@ from uuid import UUID, uuid5
 from supernet_registry.clients.prepare import space_descriptor
 from supernet_registry.clients.registry_client import RegistryClient
 from supernet_registry.clients.streams.results import StreamRow
-from supernet_registry.clients.streams.runner import ChooseSource, StreamOptions
+from supernet_registry.clients.streams.runner import ChooseSource
 from supernet_registry.clients.streams.stream import Experience
+from supernet_registry.clients.wire.options import StreamOptions
 from supernet_registry.clients.wire.resources import SourceCandidate
 from supernet_registry.registry.evaluation.policies import Policy
 from supernet_registry.search.errors import SearchFailed
@@ -28,7 +29,7 @@ def source_chooser(policy: Policy, client: RegistryClient, options: StreamOption
     Args:
         policy: what to choose.
         client: of the run's registry.
-        options: those of the run's searches; a generalist is pretrained with the same seed, space and epochs.
+        options: those of the run's searches; a generalist is pretrained with the same seed, space and recipe.
 
     Each is a function of the rows so far alone, so that an interrupted stream is continued as it began.
     """
@@ -38,7 +39,7 @@ def source_chooser(policy: Policy, client: RegistryClient, options: StreamOption
 
     def at_random(experience: Experience, rows: Sequence[StreamRow]) -> str:
         versions = [row.version for row in rows if row.version]
-        chooser = random.Random(f"{options.seed} {experience.current_experience}")
+        chooser = random.Random(f"{options.get('seed', 0)} {experience.current_experience}")
         return chooser.choice(versions) if versions else "scratch"
 
     def nearest(experience: Experience, rows: Sequence[StreamRow]) -> str:
@@ -48,7 +49,7 @@ def source_chooser(policy: Policy, client: RegistryClient, options: StreamOption
         found = client.query_nearest_sources(
             dataset.name,
             top_k=_MOST_CANDIDATES,
-            search_space=space_descriptor(options.space),
+            search_space=space_descriptor(options.get("space")),
             min_index_sequence=dataset.index_sequence,
         )
         usable = [candidate for candidate in found.candidates if candidate.compatible and candidate.origin == NEAREST]
@@ -85,15 +86,14 @@ class _Generalist:
         new = [name for name in datasets if name not in self._learnt]
         if new:
             options = self._options
-            request = f"{options.seed} {experience.current_experience} {new} {self._version}"
+            seed = options.get("seed", 0)
+            request = f"{seed} {experience.current_experience} {new} {self._version}"
             job = self._client.pretrain_generalist(
                 new,
-                space=options.space,
                 base=self._version,
-                epochs=options.epochs,
-                patience=options.patience,
-                batch_size=options.batch_size,
-                seed=options.seed,
+                space=options.get("space"),
+                recipe=options.get("recipe", {}),
+                seed=seed,
                 request_id=str(uuid5(_NAMESPACE, request)),
             )
             job = self._client.wait_search_job(job.name)

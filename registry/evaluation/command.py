@@ -10,22 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from supernet_registry.clients.cli import output
-from supernet_registry.clients.cli.options import (
-    AsJson,
-    BatchSize,
-    Cells,
-    Channels,
-    ChildEpochs,
-    Epochs,
-    HeadPool,
-    Patience,
-    Resolution,
-    Space,
-    StemStride,
-    TasteCandidates,
-    TasteShare,
-    search_space,
-)
+from supernet_registry.clients.cli.options import RECIPE, SPACE, AsJson, takes
 from supernet_registry.registry.evaluation.policies import DEFAULT_POLICIES, QUICK_POLICIES, Policy
 from supernet_registry.search.errors import InvalidArgument, SearchFailed
 
@@ -36,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
+@takes(SPACE, RECIPE)
 def evaluate(
     *,
     streams: Annotated[
@@ -76,18 +62,7 @@ def evaluate(
         str | None, typer.Option(help="MLflow tracking server; default: a SQLite store in the output folder.")
     ] = None,
     no_mlflow: Annotated[bool, typer.Option("--no-mlflow", help="Log nothing to MLflow.")] = False,
-    space: Space = None,
-    channels: Channels = 0,
-    cells: Cells = 0,
-    stem_stride: StemStride = 0,
-    head_pool: HeadPool = 0,
-    resolution: Resolution = 0,
-    epochs: Epochs = 0,
-    child_epochs: ChildEpochs = 0,
-    patience: Patience = 0,
-    batch_size: BatchSize = 0,
-    taste_share: TasteShare = 0.0,
-    taste_candidates: TasteCandidates = 0,
+    options: dict[str, Any],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -108,17 +83,6 @@ def evaluate(
     from supernet_registry.registry.evaluation.evaluating import evaluate_plan, report
     from supernet_registry.registry.evaluation.plan import SHUFFLED, Plan
 
-    sizes = {"channels": channels, "cells": cells, "stem_stride": stem_stride, "head_pool": head_pool}
-    wanted = search_space(space, {**sizes, "resolution": resolution})
-    options: dict[str, Any] = {
-        "space": wanted.to_json() if wanted else None,
-        "epochs": epochs,
-        "child_epochs": child_epochs,
-        "patience": patience,
-        "batch_size": batch_size,
-        "taste_share": taste_share,
-        "taste_candidates": taste_candidates,
-    }
     file = streams_file or tasks / "streams.json"
     file_given = streams_file is not None or file.is_file()
     names = tuple(streams or (_streams_of(file) if file_given else [tasks.resolve().name]))
@@ -132,7 +96,10 @@ def evaluate(
         seeds=tuple(range(seeds)),
         device=device,
         pretrained=pretrained,
-        search={name: value for name, value in options.items() if value},
+        search={
+            "space": options["space"].to_json() if "space" in options else None,
+            "recipe": options["recipe"],
+        },
     )
     failures = [] if report_only else evaluate_plan(plan, out, workers=workers)
     summary, checks, files = report(out, mlflow_uri=mlflow_uri, log=not no_mlflow)

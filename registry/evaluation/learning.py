@@ -42,7 +42,8 @@ def search_curve(row: StreamRow, *, before: float | None = None) -> list[Point]:
     for epoch in row.curve:
         if epoch.phase is Phase.SEARCH:
             seconds += epoch.seconds
-            points.append(Point(others + epoch.steps, epoch.val_accuracy, seconds))
+            if epoch.val_accuracy is not None:
+                points.append(Point(others + epoch.steps, epoch.val_accuracy, seconds))
     return points
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 from supernet_registry.clients.streams.results import StreamResult, StreamRow
-from supernet_registry.clients.streams.runner import StreamOptions
 from supernet_registry.clients.streams.stream import Experience, TaskStream
+from supernet_registry.clients.wire.options import StreamOptions
 from supernet_registry.clients.wire.resources import DatasetMap, DatasetPoint
 from supernet_registry.registry.evaluation.policies import DEFAULT_POLICIES, Policy
 from supernet_registry.registry.evaluation.records import Run
@@ -53,7 +53,7 @@ class Plan:
     pretrained: Path | None = None
     """Weights of the torchvision network of `fixed-pretrained`."""
     search: Mapping[str, Any] = field(default_factory=dict)
-    """Options of every search, by the names of `StreamOptions`; `space` as `SearchSpace.to_json` gives it."""
+    """Of every search: `space` as `SearchSpace.to_json` gives it, and `recipe`, settings as text by name."""
 
     def __post_init__(self) -> None:
         missing = sorted(p.needs for p in self.policies if p.needs is not None and p.needs not in self.policies)
@@ -107,14 +107,15 @@ class Plan:
 
     def options(self, policy: Policy, seed: int) -> StreamOptions:
         """How the searches of a policy's stream are run."""
-        return replace(
-            StreamOptions(**{**self.search, "space": self.space}),
-            source="scratch" if policy is Policy.SCRATCH else "auto",
-            seed=seed,
-            retain_images=policy is Policy.GENERALIST,
-            device=self.device,
-            evaluate=True,
-        )
+        return {
+            "space": self.space,
+            "recipe": self.search.get("recipe", {}),
+            "source": "scratch" if policy is Policy.SCRATCH else "auto",
+            "seed": seed,
+            "retain_images": policy is Policy.GENERALIST,
+            "device": self.device,
+            "evaluate": True,
+        }
 
     def stream(self, name: str, seed: int) -> TaskStream:
         """A stream as a seed sees it. Raises NotFound, InvalidArgument, InvalidDataset."""

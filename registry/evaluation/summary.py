@@ -104,7 +104,7 @@ def _compare(run: Run, scratch: Run, tasted: Run | None, target_share: float) ->
                     reason=row.reason,
                     hit=_hit(row, source, origin),
                     gain=row.test_accuracy - other.test_accuracy,
-                    child_gain=row.child_test_accuracy - other.child_test_accuracy,
+                    child_gain=_child_accuracy(row) - _child_accuracy(other),
                     total_seconds=_total_seconds(row),
                     scratch_total_seconds=_total_seconds(other),
                     **asdict(compared),
@@ -169,7 +169,7 @@ def _task_summaries(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> l
                 seeds=len(members),
                 speed_up=_speed_up(raced) if raced else None,
                 test_accuracy=fmean(r.test_accuracy for _, r in members),
-                child_test_accuracy=fmean(r.child_test_accuracy for _, r in members),
+                child_test_accuracy=fmean(_child_accuracy(r) for _, r in members),
                 gain=fmean(c.gain for c in mine) if mine else 0.0,
                 child_gain=fmean(c.child_gain for c in mine) if mine else 0.0,
                 sources=tuple(names.get(r.source, r.source) or "scratch" for _, r in members),
@@ -259,7 +259,7 @@ class _PolicySummaries:
             supernets=_mean(float(len({row.supernet for row in run.result.rows})) for run in grown),
             steps=sum(row.steps for row in rows),
             seconds=sum(_total_seconds(row) for row in rows),
-            child_parameters=_mean(float(row.child_parameters) for row in rows) or 0.0,
+            child_parameters=_mean(float(row.child_parameters or 0) for row in rows) or 0.0,
         )
 
     def _compared_tasks(self, policy: str) -> list[TaskSummary]:
@@ -346,3 +346,8 @@ def _total_ratio(comparisons: Sequence[Comparison]) -> float | None:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def _child_accuracy(row: StreamRow) -> float:
+    """Test accuracy of a row's child network; a task that ended without one has nothing to show: 0."""
+    return row.child_test_accuracy or 0.0

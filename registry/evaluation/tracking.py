@@ -100,7 +100,8 @@ def _row_metrics(row: StreamRow) -> Iterator[tuple[str, float]]:
     if row.val_accuracy:  # a fixed network has none: it is trained on the validation split
         yield "val_accuracy", row.val_accuracy
     yield "test_accuracy", row.test_accuracy
-    yield "child_test_accuracy", row.child_test_accuracy
+    if row.child_test_accuracy is not None:
+        yield "child_test_accuracy", row.child_test_accuracy
     yield "steps", row.steps
     yield "seconds", row.prepare_seconds + row.seconds + row.child_seconds
 

@@ -74,9 +74,9 @@ def _through_a_service(
                 client,
                 stream,
                 stream_name=f"{unit.stream}-{unit.policy}-{unit.seed}",
-                options=options,
                 choose_source=source_chooser(unit.policy, client, options),
                 listener=listener,
+                **options,
             )
             points = client.map_datasets()
         return result, {"stored_bytes": listener.stored_bytes, "map": points}
@@ -110,7 +110,7 @@ class _Progress(StreamListener):
 def _independent_result(stream: str, rows: Sequence[StreamRow]) -> StreamResult:
     """The result of tasks of which none has seen another: the matrix repeats what each was once."""
 
-    def matrix(values: Sequence[float]) -> tuple[tuple[float | None, ...], ...]:
+    def matrix(values: Sequence[float | None]) -> tuple[tuple[float | None, ...], ...]:
         return tuple((*values[: i + 1], *[None] * (len(values) - i - 1)) for i in range(len(values)))
 
     return StreamResult(

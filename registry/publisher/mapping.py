@@ -23,12 +23,12 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param
 
 from supernet_registry.clients.wire.resources import (
     Dataset,
-    Derivation,
     EpochMetrics,
     JobEvent,
     JobState,
     Phase,
     SearchJob,
+    SearchSpec,
     SourceDecision,
     SpaceDescriptor,
     SupernetVersion,
@@ -68,20 +68,9 @@ RUN_STATUS: Mapping[JobState, str] = {
     JobState.CANCELLED: "KILLED",
 }
 
-_RECIPE_FIELDS = (
-    "epochs",
-    "patience",
-    "batch_size",
-    "child_epochs",
-    "taste_share",
-    "taste_candidates",
-    "derivation_steps",
-    "child_holds_out",
-)
 _EPOCH_FIELDS = tuple(f.name for f in fields(EpochMetrics) if f.name not in ("phase", "epochs", "steps"))
 # A child network has no architecture parameters left.
 _CHILD_FIELDS = tuple(name for name in _EPOCH_FIELDS if name not in ("alpha_entropy", "skip_count"))
-_JUDGED_FIELDS = ("val_loss", "val_accuracy")
 
 
 def milliseconds(time: datetime | None) -> int:
@@ -100,23 +89,23 @@ def job_params(job: SearchJob) -> list[Param]:
     assert job.spec is not None
     spec = job.spec
     values: dict[str, Any] = {
-        "kind": job.kind.value,
+        "kind": spec.kind,
         "dataset": job.dataset,
-        "datasets": ",".join(spec.datasets),
-        "without_replay": spec.without_replay or "",
-        "source_policy": spec.source_policy.value,
-        "source_version": spec.source_version,
-        "transfer_mode": spec.transfer_mode.value,
         "executor": spec.executor.value,
-        "variant": spec.variant.value,
-        "drop_shares": ",".join(str(share) for share in spec.drop_shares),
         "seed": spec.seed,
-        "derivation": "recipe" if spec.derivation is Derivation.UNSPECIFIED else spec.derivation.value,
-        **{name: getattr(spec, name) or "recipe" for name in _RECIPE_FIELDS},
+        **_work_params(spec),
         **{f"recipe.{name}": text for name, text in spec.recipe.items()},
         **_space_params(spec.search_space),
     }
     return [Param(key, str(value)[:PARAM_LENGTH]) for key, value in values.items() if value != ""]
+
+
+def _work_params(spec: SearchSpec) -> dict[str, Any]:
+    """Fields of the work by their own names; what is not set is left out."""
+    work = getattr(spec, spec.kind) if spec.kind else None
+    given = {} if work is None else {field.name: getattr(work, field.name) for field in fields(work)}
+    values = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    return {name: value for name, value in values.items() if value}
 
 
 def _space_params(space: SpaceDescriptor | None) -> dict[str, Any]:
@@ -188,19 +177,19 @@ def event_metrics(event: JobEvent) -> Iterator[Metric]:
     if event.epoch is not None:
         phase = event.epoch.phase
         for name in _CHILD_FIELDS if phase is Phase.CHILD else _EPOCH_FIELDS:
-            if event.epoch.is_judged or name not in _JUDGED_FIELDS:
-                key = f"{phase.value.lower()}/{name}"
-                yield Metric(key, float(getattr(event.epoch, name)), at, event.epoch.steps)
+            value = getattr(event.epoch, name)
+            if value is not None:
+                yield Metric(f"{phase.value.lower()}/{name}", float(value), at, event.epoch.steps)
     elif event.decision is not None:
         yield from _decision_metrics(event.decision, at)
 
 
 def _decision_metrics(decision: SourceDecision, at: int) -> Iterator[Metric]:
-    if decision.source:
+    if decision.ot_distance is not None:
         yield Metric("ot_distance", decision.ot_distance, at, 0)
     for taste in decision.tastes:
         prefix = f"taste/{_short(taste.version)}"
-        if taste.version:
+        if taste.ot_distance is not None:
             yield Metric(f"{prefix}/ot_distance", taste.ot_distance, at, 0)
         for name, values in (("val_accuracy", taste.val_accuracies), ("val_loss", taste.val_losses)):
             for step, value in zip(taste.steps, values, strict=False):
@@ -213,12 +202,11 @@ def _short(version: str) -> str:
 
 
 def version_metrics(version: SupernetVersion) -> dict[str, float]:
-    """Figures and cost of a finished search, by name; no validation accuracy of a child network that has none."""
+    """Figures and cost of a finished search, by name; those that there are."""
     values: dict[str, float] = {}
     if version.metrics is not None:
-        values |= {f.name: float(getattr(version.metrics, f.name)) for f in fields(version.metrics)}
-        if not version.metrics.child_val_accuracy:
-            del values["child_val_accuracy"]
+        figures = {f.name: getattr(version.metrics, f.name) for f in fields(version.metrics)}
+        values |= {name: float(value) for name, value in figures.items() if value is not None}
     if version.cost is not None:
         costs = (f.name for f in fields(version.cost) if f.name != "device")
         values |= {f"cost/{name}": float(getattr(version.cost, name)) for name in costs}

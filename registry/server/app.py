@@ -19,6 +19,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from supernet_registry.clients.wire.protocol import check_client
 from supernet_registry.registry.server.auth import Access, AccessInterceptor, Metadata, check_bind
 from supernet_registry.registry.server.background import background_tasks
 from supernet_registry.registry.server.blobs import BlobHandlers
@@ -49,6 +50,7 @@ _OPTIONS = (
     # The size limit of a message stays at gRPC's 4 MiB; what is larger travels as a blob.
 )
 _HEALTH = "/grpc.health.v1.Health/"
+_OWN = "/supernet_registry."
 
 
 class RegistryServer:
@@ -152,6 +154,8 @@ class RegistryServer:
     def _admit(self, method: str, metadata: Metadata) -> None:
         if self._draining and not method.startswith(_HEALTH):
             raise Draining("The server is shutting down.", remedy="Send the request again.", retry_after_s=1.0)
+        if method.startswith(_OWN):
+            check_client(metadata)
         self._access.check(method, metadata)
 
     def _bind_address(self) -> str:

@@ -71,7 +71,6 @@ _ROLES_BY_SERVICE: Mapping[str, Mapping[str, frozenset[Role]]] = {
     },
     "supernet_registry.v1.SearchService": {
         "CreateSearchJob": _WRITE,
-        "PretrainGeneralist": _WRITE,
         "GetSearchJob": _READ,
         "ListSearchJobs": _READ,
         "CancelSearchJob": _WRITE,

@@ -33,6 +33,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
 from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.protocol import HEADER
 from supernet_registry.registry.server.auth import Access, Principal
 from supernet_registry.registry.server.status import as_registry_error, grpc_code, to_status, trailing_metadata
 from supernet_registry.search.errors import InvalidArgument, TooManyRequests
@@ -170,6 +171,7 @@ class Binder:
     @contextlib.asynccontextmanager
     async def _answering(self, method: MethodDescriptor, context: Context, gauge: _Gauge) -> AsyncIterator[Call]:
         """Count the call, tell its handler about it, and turn whatever it raises into a status."""
+        context.set_trailing_metadata((HEADER,))
         try:
             with gauge:
                 yield Call(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from supernet_registry.clients.wire.convert import to_proto
-from supernet_registry.clients.wire.resources import JobEvent, JobState, SearchJob, SearchSpec, SpaceDescriptor
+from supernet_registry.clients.wire.resources import JobEvent, JobState, SearchJob
 from supernet_registry.registry.server.convert import read, require
 from supernet_registry.registry.server.core import Registry
 from supernet_registry.registry.server.notifier import QUEUE, Notifier, wait_for
@@ -15,8 +15,6 @@ from supernet_registry.v1 import searches_pb2 as pb
 
 __all__ = ["SearchHandlers"]
 
-_GENERALIST = "supernets/generalist"
-"""The lineage of generalists, unless the request names another."""
 _POLL_SECONDS = 2.0
 """Pause between two looks at the events of a job when nobody wakes the watcher."""
 _EVENTS_AT_ONCE = 500
@@ -35,28 +33,6 @@ class SearchHandlers(Handlers):
         require(request, "search_job")
         draft = read(request.search_job, SearchJob, field="search_job")
         job = self._jobs.create(draft, request_id=request.request_id, validate_only=request.validate_only)
-        self._notifier.notify(QUEUE)
-        return job
-
-    def pretrain_generalist(self, request: pb.PretrainGeneralistRequest) -> SearchJob:
-        space = read(request.search_space, SpaceDescriptor, field="search_space")
-        draft = SearchJob(
-            supernet=request.supernet or _GENERALIST,
-            spec=SearchSpec(
-                search_space=space if request.HasField("search_space") else None,
-                source_version=request.base_version,
-                epochs=request.epochs,
-                patience=request.patience,
-                batch_size=request.batch_size,
-                seed=request.seed,
-                recipe=dict(request.recipe),
-                datasets=tuple(request.datasets),
-                without_replay=request.without_replay,
-            ),
-            stream=request.stream,
-            labels=dict(request.labels),
-        )
-        job = self._jobs.create_generalist(draft, request_id=request.request_id, validate_only=request.validate_only)
         self._notifier.notify(QUEUE)
         return job
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from supernet_registry.clients.wire import resources
 from supernet_registry.clients.wire.convert import from_proto, to_proto
-from supernet_registry.search.errors import InvalidArgument
-from supernet_registry.search.strategies import DERIVATIONS, VARIANTS
+from supernet_registry.clients.work import kinds as worker_kinds
+from supernet_registry.registry.catalog import kinds as catalog_kinds
 from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
 MODULES = (blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
@@ -109,10 +109,14 @@ def resource_values(message: type[Message], resource: type) -> st.SearchStrategy
 
 
 def one_of_each(resource: Any) -> Any:
-    """A job event carries one thing at most, as its oneof demands."""
-    if not isinstance(resource, resources.JobEvent):
+    """A job event and a spec carry one thing at most, as their oneofs demand."""
+    if isinstance(resource, resources.JobEvent):
+        names = ("state", "epoch", "decision", "message")
+    elif isinstance(resource, resources.SearchSpec):
+        names = resources.WORK
+    else:
         return resource
-    given_names = [name for name in ("state", "epoch", "decision", "message") if getattr(resource, name) is not None]
+    given_names = [name for name in names if getattr(resource, name) is not None]
     return dataclasses.replace(resource, **dict.fromkeys(given_names[1:]))
 
 
@@ -132,23 +136,11 @@ def test_an_enum_value_of_a_newer_server_reads_as_unspecified() -> None:
     assert from_proto(job, resources.SearchJob).state is resources.JobState.UNSPECIFIED
 
 
-def test_every_variant_of_the_recipe_has_a_member_and_is_found_by_its_name() -> None:
-    """`darts-2nd` in a recipe and on the command line is DARTS_2ND on the wire."""
-    named = [variant.recipe_name for variant in resources.Variant if variant is not resources.Variant.UNSPECIFIED]
-    assert named == list(VARIANTS.names)
-    assert [resources.Variant.named(name).recipe_name for name in VARIANTS.names] == list(VARIANTS.names)
-    assert resources.Variant.named("") is resources.Variant.named("UNSPECIFIED") is resources.Variant.UNSPECIFIED
-    assert resources.Variant.UNSPECIFIED.recipe_name == ""
-    with pytest.raises(InvalidArgument, match="nas-net") as caught:
-        resources.Variant.named("nas-net")
-    assert "darts-2nd" in caught.value.remedy
-
-
-def test_derivations_are_named_as_in_the_recipe_and_unknown_ones_are_refused() -> None:
-    assert [resources.Derivation.named(name).recipe_name for name in DERIVATIONS.names] == list(DERIVATIONS.names)
-    assert resources.Derivation.named("") is resources.Derivation.UNSPECIFIED
-    with pytest.raises(InvalidArgument, match="argmax, perturbation"):
-        resources.Derivation.named("guess")
+def test_the_kinds_of_work_are_those_of_the_oneof_and_each_is_known_to_catalog_and_worker() -> None:
+    """A new kind is a message, a file on either side, and a line in each table."""
+    oneof = searches_pb2.SearchSpec.DESCRIPTOR.oneofs_by_name["work"]
+    names = tuple(field.name for field in oneof.fields)
+    assert names == resources.WORK == tuple(catalog_kinds.KINDS) == tuple(worker_kinds.KINDS)
 
 
 def test_a_naive_time_is_not_taken_for_utc_silently() -> None:

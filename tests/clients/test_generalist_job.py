@@ -17,7 +17,6 @@ from supernet_registry.clients import (
     ImagesMissing,
     InvalidArgument,
     JobEvent,
-    JobKind,
     JobState,
     NotFound,
     ParentRole,
@@ -30,13 +29,17 @@ from supernet_registry.clients import (
     StillReferenced,
     SupernetVersion,
 )
-from supernet_registry.clients.wire.convert import to_proto
 from supernet_registry.clients.work.job_runner import run_leased_job
 from supernet_registry.search.tasks import ImageDataset
-from supernet_registry.v1.searches_pb2 import SearchJob as JobMessage
-from tests.tiny_search import QUICK, tiny_dataset, tiny_space
+from tests.tiny_search import quick, tiny_dataset, tiny_space
 
-OPTIONS: dict[str, Any] = {"space": tiny_space(), "epochs": 2, "batch_size": 16, "patience": 99}
+
+def options(**settings: Any) -> dict[str, Any]:
+    """Of a generalist of seconds, with some settings otherwise."""
+    return {"space": tiny_space(), "recipe": {"epochs": 2, "batch_size": 16, "patience": 99, **settings}}
+
+
+OPTIONS = options()
 REQUEST = "5f0c2f0e-6f0f-4b0e-9c5d-000000000077"
 
 
@@ -80,23 +83,23 @@ def messages(client: RegistryClient, job: SearchJob) -> list[str]:
 def test_a_generalist_is_a_job_and_its_version_a_candidate_of_every_later_search(client: RegistryClient) -> None:
     """The nearest keeps its place in a taste of one candidate; the generalist is tasted beside it."""
     names = retained(client, 0, 2)
-    job = client.pretrain_generalist(names, **{**OPTIONS, "epochs": 8})
-    assert (job.kind, job.supernet, job.dataset_display_name) == (
-        JobKind.GENERALIST,
+    job = client.pretrain_generalist(names, **options(epochs=8))
+    assert (job.spec.kind, job.supernet, job.dataset_display_name) == (
+        "generalist",
         "supernets/generalist",
         "2 datasets",
     )
     version = done(client, job)
     ended = client.get_search_job(job.name)
-    assert (ended.state, ended.version, ended.kind) == (JobState.SUCCEEDED, version.name, JobKind.GENERALIST)
+    assert (ended.state, ended.version, ended.spec.kind) == (JobState.SUCCEEDED, version.name, "generalist")
     assert version.datasets == tuple(names)
     assert version.child_blob == ""
     assert version.parents == ()
     assert client.get_supernet("supernets/generalist").head == version.name
     assert [epoch.epoch.epoch for epoch in client.watch_search_job(job.name) if epoch.epoch] == [*range(1, 9)]
 
-    quick = {**QUICK, "epochs": 1, "child_epochs": -1, "space": tiny_space()}
-    near = done(client, client.submit_search(tiny_dataset(6), name="near", **quick))
+    tiny: dict[str, Any] = {**quick(epochs=1, child_epochs=0), "space": tiny_space()}
+    near = done(client, client.submit_search(tiny_dataset(6), name="near", **tiny))
     assert client.get_version(near.name).datasets == ()
     found = client.nearest(tiny_dataset(4), search_space=tiny_space(), top_k=1)
     assert [(c.version, c.generalist) for c in found.candidates] == [(near.name, False), (version.name, True)]
@@ -107,7 +110,9 @@ def test_a_generalist_is_a_job_and_its_version_a_candidate_of_every_later_search
     elsewhere = client.nearest(tiny_dataset(4), search_space=replace(tiny_space(), channels=6))
     assert not any(candidate.generalist for candidate in elsewhere.candidates)
 
-    target = client.submit_search(tiny_dataset(4), name="target", taste_candidates=1, **quick)
+    target = client.submit_search(
+        tiny_dataset(4), name="target", **quick(epochs=1, child_epochs=0, taste_candidates=1), space=tiny_space()
+    )
     done(client, target)
     decision = client.get_search_job(target.name).decision
     assert isinstance(decision, SourceDecision)
@@ -147,7 +152,7 @@ def test_it_goes_on_from_a_base_and_tells_what_became_of_the_old_datasets(client
     undisturbed = done(client, client.pretrain_generalist([new], name="whole", **more))
     assert undisturbed.weights_blob == version.weights_blob
 
-    watched = client.pretrain_generalist([new], name="watched", **(more | {"epochs": 1}), replay=False)
+    watched = client.pretrain_generalist([new], name="watched", **(more | options(epochs=1)), replay=False)
     assert done(client, watched).datasets == (*old, new)
     assert sum("without being trained along" in text for text in messages(client, watched)) == 2
 
@@ -166,7 +171,7 @@ def test_only_retained_images_will_do(client: RegistryClient) -> None:
 def test_what_an_unfinished_generalist_needs_is_neither_detached_nor_deleted(client: RegistryClient) -> None:
     """Of all its datasets, not only of the first; afterwards the second is still part of the history."""
     first, second = retained(client, 0, 1)
-    job = client.pretrain_generalist([first, second], **{**OPTIONS, "epochs": 1})
+    job = client.pretrain_generalist([first, second], **options(epochs=1))
     with pytest.raises(StillReferenced, match=r"Unfinished jobs need the images"):
         client.update_dataset(second, images_blob="")
     done(client, job)
@@ -178,23 +183,23 @@ def test_what_an_unfinished_generalist_needs_is_neither_detached_nor_deleted(cli
 def test_a_request_is_checked_and_made_once(client: RegistryClient) -> None:
     names = retained(client, 0, 1)
     checked = client.pretrain_generalist(names, **OPTIONS, validate_only=True)
-    assert (checked.name, checked.kind, checked.dataset) == ("", JobKind.GENERALIST, names[0])
+    assert (checked.name, checked.spec.kind, checked.dataset) == ("", "generalist", names[0])
     assert list(client.list_search_jobs()) == []
     job = client.pretrain_generalist(names, **OPTIONS, request_id=REQUEST)
     assert client.pretrain_generalist(names, **OPTIONS, request_id=REQUEST).name == job.name
     with pytest.raises(RequestIdReused):
-        client.pretrain_generalist(names, **{**OPTIONS, "epochs": 9}, request_id=REQUEST)
+        client.pretrain_generalist(names, **options(epochs=9), request_id=REQUEST)
     assert client.cancel_search_job(job.name).state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"datasets": []}, "datasets"),
-        ({"datasets": ["nonsense"]}, "datasets[0]"),
-        ({"replay": False}, "without_replay"),
-        ({"epochs": -1}, "epochs"),
-        ({"base": "nonsense"}, "base_version"),
+        ({"datasets": []}, "spec.generalist.datasets"),
+        ({"datasets": ["nonsense"]}, "spec.generalist.datasets[0]"),
+        ({"replay": False}, "spec.generalist.without_replay"),
+        ({"recipe": {"epochs": -1}}, "spec.recipe.epochs"),
+        ({"base": "nonsense"}, "spec.generalist.base_version"),
         ({"name": "No Name"}, "supernet"),
     ],
 )
@@ -202,26 +207,25 @@ def test_nonsense_is_refused_with_its_field(client: RegistryClient, change: dict
     values = {"datasets": retained(client, 0, 1), **OPTIONS, **change}
     with pytest.raises(InvalidArgument) as caught:
         client.pretrain_generalist(values.pop("datasets"), **values)
-    assert caught.value.field == field
+    assert caught.value.field == f"search_job.{field}"
 
 
-def test_a_search_job_takes_no_several_datasets(client: RegistryClient) -> None:
-    """There is one way to a generalist, so that nothing can be queued around its checks."""
+def test_a_job_names_its_kind_of_work(client: RegistryClient) -> None:
+    """A kind that this registry does not know looks like none; it is refused, not taken for a search."""
     (name,) = retained(client, 0)
-    draft = SearchJob(supernet="supernets/a", dataset=name, spec=SearchSpec(datasets=(name,)))
-    assert to_proto(draft, JobMessage).spec.datasets == [name]
-    with pytest.raises(InvalidArgument, match="one dataset"):
-        client.create_search_job(draft)
+    with pytest.raises(InvalidArgument, match="kind of work") as caught:
+        client.create_search_job(SearchJob(supernet="supernets/a", dataset=name, spec=SearchSpec()))
+    assert "search, generalist" in caught.value.remedy
 
 
 def test_weights_of_another_space_or_with_other_heads_are_refused(client: RegistryClient) -> None:
     """As a base; and at write-back, where the same heads in another order would be taken for each other."""
     names = retained(client, 0, 1)
-    there = done(client, client.pretrain_generalist(names, **{**OPTIONS, "epochs": 1}))
+    there = done(client, client.pretrain_generalist(names, **options(epochs=1)))
     other = {**OPTIONS, "space": replace(tiny_space(), channels=6)}
     with pytest.raises(SpaceMismatch):
         client.pretrain_generalist([], **other, name="other", base=there.name)
-    job = client.pretrain_generalist(names[::-1], **{**OPTIONS, "epochs": 1}, name="turned")
+    job = client.pretrain_generalist(names[::-1], **options(epochs=1), name="turned")
     leased = client.lease_search_job("test", device="cpu", job=job.name)
     assert leased is not None
     with pytest.raises(DimensionMismatch, match="heads"):

@@ -21,12 +21,11 @@ from supernet_registry.clients import (
     SearchJob,
     SupernetVersion,
     TransferMode,
-    Variant,
 )
 from supernet_registry.clients.work.job_runner import run_leased_job
 from supernet_registry.search.storage.weights import check_weights
 from supernet_registry.search.tasks import pack_images
-from tests.tiny_search import QUICK, tiny_dataset, tiny_space
+from tests.tiny_search import QUICK, quick, tiny_dataset, tiny_space
 
 
 @pytest.fixture
@@ -108,9 +107,10 @@ def test_a_given_version_is_the_source_without_a_taste(client: RegistryClient) -
 
 def test_a_job_says_how_its_architecture_is_chosen(client: RegistryClient) -> None:
     """Perturbation decides by trial; its fine-tuning counts as work on the child network."""
-    options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
-    first = run(client, client.submit_search(tiny_dataset(), name="stripes", **options))
-    job = client.submit_search(tiny_dataset(), name="stripes", derivation="perturbation", derivation_steps=2, **options)
+    options: dict[str, Any] = {"space": tiny_space(), "source": "scratch"}
+    first = run(client, client.submit_search(tiny_dataset(), name="stripes", **options, **quick(epochs=1)))
+    settings = quick(epochs=1, derivation="perturbation", derivation_steps=2)
+    job = client.submit_search(tiny_dataset(), name="stripes", **options, **settings)
     second = run(client, job)
     assert first is not None
     assert second is not None
@@ -123,8 +123,8 @@ def test_a_job_says_how_its_architecture_is_chosen(client: RegistryClient) -> No
 def test_a_job_says_whether_its_child_network_is_judged_by_the_validation_split(client: RegistryClient) -> None:
     """Only where that split stays out of its training are there validation figures, of epochs and of the version."""
     for name, holds_out in (("both", False), ("held-out", True)):
-        options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
-        job = client.submit_search(tiny_dataset(), name=name, child_holds_out=holds_out, **options)
+        options: dict[str, Any] = {"space": tiny_space(), "source": "scratch"}
+        job = client.submit_search(tiny_dataset(), name=name, **options, **quick(epochs=1, child_holds_out=holds_out))
         version = run(client, job)
         assert version is not None
         assert version.metrics is not None
@@ -136,10 +136,10 @@ def test_a_job_says_whether_its_child_network_is_judged_by_the_validation_split(
 
 def test_a_job_may_set_any_field_of_the_recipe(client: RegistryClient) -> None:
     """It is kept with the job, zeros as well, and is what the search does."""
-    options: dict[str, Any] = QUICK | {"space": tiny_space(), "epochs": 1, "source": "scratch"}
+    options: dict[str, Any] = {"space": tiny_space(), "source": "scratch"}
     settings = {"least_epoch_steps": 5, "learning_rate": 1e-3, "learning_rate_min": 1e-3}
     settings |= {"horizontal_flip": True, "crop_padding": 0}
-    job = client.submit_search(tiny_dataset(), name="stripes", recipe=settings, **options)
+    job = client.submit_search(tiny_dataset(), name="stripes", **options, **quick(epochs=1, **settings))
     assert job.spec is not None
     assert (job.spec.recipe["horizontal_flip"], job.spec.recipe["crop_padding"]) == ("true", "0")
     assert run(client, job) is not None
@@ -151,10 +151,10 @@ def test_a_job_may_set_any_field_of_the_recipe(client: RegistryClient) -> None:
 def test_the_search_is_of_the_variant_and_the_space_that_the_job_asks_for(client: RegistryClient) -> None:
     """PC-DARTS with dropped operations, from submission to a stored version of its own kind."""
     space = replace(tiny_space(), channels=8, partial_channels=4)
-    options = {"space": space, "variant": "pc-darts", "drop_shares": [0.5], **QUICK}
+    options: dict[str, Any] = {"space": space, **quick(variant="pc-darts", drop_shares=[0.5])}
     job = client.submit_search(tiny_dataset(), name="partial", **options)
     assert job.spec is not None
-    assert (job.spec.variant, job.spec.drop_shares) == (Variant.PC_DARTS, (0.5,))
+    assert (job.spec.recipe["variant"], job.spec.recipe["drop_shares"]) == ("pc-darts", "0.5")
     entropies: list[float] = []
     version = run(client, job, on_event=lambda event: event.epoch and entropies.append(event.epoch.alpha_entropy))
     assert entropies[0] > 0.99
@@ -214,7 +214,7 @@ def test_a_cancelled_job_stops_within_a_heartbeat(make_registry_server: Callable
     """The worker confirms; nothing is written back."""
     server = make_registry_server(lease_seconds=1.5)
     with RegistryClient(server.address) as client:
-        job = client.submit_search(tiny_dataset(), name="a", space=tiny_space(), **(QUICK | {"epochs": 5000}))
+        job = client.submit_search(tiny_dataset(), name="a", space=tiny_space(), **quick(epochs=5000))
         assert run(client, job, on_event=AfterEpochs(1, lambda: client.cancel_search_job(job.name))) is None
         assert client.get_search_job(job.name).state is JobState.CANCELLED
         assert client.get_supernet("supernets/a").version_count == 0
@@ -228,7 +228,7 @@ def events_so_far(client: RegistryClient, job: SearchJob) -> list[JobEvent]:
 
 def test_a_worker_that_leaves_hands_the_job_back_and_the_next_goes_on_exactly_there(client: RegistryClient) -> None:
     """Leaving costs no result: the resumed search ends bit for bit where an uninterrupted one does."""
-    options: dict[str, Any] = QUICK | {"epochs": 4, "space": tiny_space()}
+    options: dict[str, Any] = {**quick(epochs=4), "space": tiny_space()}
     whole = run(client, client.submit_search(tiny_dataset(), name="whole", source="scratch", **options))
     job = client.submit_search(tiny_dataset(), name="parts", source="scratch", **options)
     leave = threading.Event()

@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 
 from supernet_registry.clients import RegistryClient
+from supernet_registry.clients.prepare import search_spec
 from supernet_registry.clients.streams.results import StreamResult, StreamRow
-from supernet_registry.clients.streams.runner import StreamListener, StreamOptions, request_id, run_stream, slug
+from supernet_registry.clients.streams.runner import StreamListener, request_id, run_stream, slug
 from supernet_registry.clients.streams.stream import Experience, TaskStream
+from supernet_registry.clients.wire.options import StreamOptions
 from supernet_registry.clients.wire.resources import EpochMetrics, JobState, Phase, SearchJob, SearchSpec, TasteResult
 from supernet_registry.search.errors import SearchFailed
 from supernet_registry.search.spaces import make_space
 from tests.clients.service import write_bars
 
-OPTIONS = StreamOptions(space=make_space(channels=4), epochs=1, child_epochs=1, batch_size=12, patience=1)
+OPTIONS: StreamOptions = {
+    "space": make_space(channels=4),
+    "recipe": {"epochs": 1, "child_epochs": 1, "batch_size": 12, "patience": 1},
+}
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ class Recorder(StreamListener):
 
 def test_a_stream_grows_lineages_and_a_second_run_continues_it(client: RegistryClient, tmp_path: Path) -> None:
     stream = make_stream(tmp_path / "tasks", "grow", 100)
-    first = run_stream(client, stream, options=OPTIONS)
+    first = run_stream(client, stream, **OPTIONS)
     assert [row.version for row in first.rows] == [
         "supernets/one/versions/1",
         "supernets/two/versions/1",
@@ -73,7 +78,7 @@ def test_a_stream_grows_lineages_and_a_second_run_continues_it(client: RegistryC
     jobs = {job.name for job in client.list_search_jobs(stream="grow")}
 
     recorder = Recorder()
-    second = run_stream(client, stream, options=OPTIONS, listener=recorder)
+    second = run_stream(client, stream, listener=recorder, **OPTIONS)
     assert [resumed for _, resumed in recorder.jobs] == [True] * 4
     assert {name for name, _ in recorder.jobs} == jobs == {job.name for job in client.list_search_jobs(stream="grow")}
     again = [replace(row, resumed=False, prepare_seconds=0.0) for row in second.rows]
@@ -83,7 +88,7 @@ def test_a_stream_grows_lineages_and_a_second_run_continues_it(client: RegistryC
 
 def test_the_matrix_is_lower_triangular_and_nothing_is_forgotten(client: RegistryClient, tmp_path: Path) -> None:
     stream = make_stream(tmp_path / "tasks", "grow", 100)
-    result = run_stream(client, stream, options=OPTIONS)
+    result = run_stream(client, stream, **OPTIONS)
     assert not result.evaluated
     for i, row in enumerate(result.accuracies):
         assert row[: i + 1] == tuple(r.test_accuracy for r in result.rows[: i + 1])
@@ -95,7 +100,7 @@ def test_the_matrix_is_lower_triangular_and_nothing_is_forgotten(client: Registr
 def test_accuracies_measured_here_are_those_that_the_worker_measured(client: RegistryClient, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     stream = make_stream(tmp_path / "tasks", "grow", 100)[:2]
-    result = run_stream(client, stream, options=replace(OPTIONS, evaluate=True, device="cpu"))
+    result = run_stream(client, stream, **OPTIONS | {"evaluate": True, "device": "cpu"})
     assert result.evaluated
     for j, row in enumerate(result.rows):
         assert result.accuracies[1][j] == pytest.approx(row.test_accuracy, abs=0.05)
@@ -105,16 +110,16 @@ def test_accuracies_measured_here_are_those_that_the_worker_measured(client: Reg
 def test_data_known_under_another_name_stay_in_that_lineage(client: RegistryClient, tmp_path: Path) -> None:
     write_bars(tmp_path / "mine.npz", seed=200)
     stream = TaskStream.from_paths([tmp_path / "mine.npz"], name="first")
-    run_stream(client, stream, options=OPTIONS, supernet_name=lambda _: "Original Name!")
-    again = run_stream(client, stream, stream_name="second", options=OPTIONS)
+    run_stream(client, stream, supernet_name=lambda _: "Original Name!", **OPTIONS)
+    again = run_stream(client, stream, stream_name="second", **OPTIONS)
     assert again.rows[0].version == "supernets/original-name/versions/2"
 
 
 def test_a_supernet_of_another_search_space_is_left_alone(client: RegistryClient, tmp_path: Path) -> None:
     write_bars(tmp_path / "wide.npz", seed=210)
     stream = TaskStream.from_paths([tmp_path / "wide.npz"], name="wide")
-    run_stream(client, stream, options=OPTIONS)
-    other = run_stream(client, stream, options=replace(OPTIONS, space=make_space(channels=6)))
+    run_stream(client, stream, **OPTIONS)
+    other = run_stream(client, stream, **OPTIONS | {"space": make_space(channels=6)})
     assert other.rows[0].supernet.startswith("supernets/wide-compact-")
     assert len(list(client.list_versions("supernets/wide"))) == 1
 
@@ -131,9 +136,9 @@ def test_a_cancelled_step_is_reported_and_tried_anew_by_the_next_run(registry_se
 
         recorder = Cancel()
         with pytest.raises(SearchFailed, match="cancelled") as caught:
-            run_stream(client, stream, options=OPTIONS, listener=recorder)
+            run_stream(client, stream, listener=recorder, **OPTIONS)
         assert caught.value.metadata["job"] == recorder.jobs[0][0]
-        result = run_stream(client, stream, options=replace(OPTIONS, keep_going=True), listener=recorder)
+        result = run_stream(client, stream, listener=recorder, **OPTIONS | {"keep_going": True})
         assert [row.state for row in result.failed] == [JobState.CANCELLED]
         assert [resumed for _, resumed in recorder.jobs] == [False, False]
         assert len({name for name, _ in recorder.jobs}) == 2
@@ -148,13 +153,13 @@ def test_warnings_about_a_task_reach_the_listener_and_the_row(client: RegistryCl
     content["x_test"][0] = content["x_train"][0]
     np.savez(tmp_path / "leak.npz", **content)
     recorder = Recorder()
-    result = run_stream(client, TaskStream.from_paths([tmp_path / "leak.npz"]), options=OPTIONS, listener=recorder)
+    result = run_stream(client, TaskStream.from_paths([tmp_path / "leak.npz"]), listener=recorder, **OPTIONS)
     assert any("identical to training images" in message for message in recorder.messages)
     assert result.rows[0].warnings
 
 
 def test_request_ids_depend_on_all_that_makes_a_step_what_it_is() -> None:
-    spec = OPTIONS.spec()
+    spec = search_spec(OPTIONS)
     ids = {
         request_id("s", 0, "d", spec),
         request_id("t", 0, "d", spec),

@@ -17,10 +17,10 @@ import pytest
 
 from supernet_registry.clients import JobEvent, JobState, RegistryClient, SearchJob
 from supernet_registry.registry.server.lock import read_server_file
-from tests.tiny_search import QUICK, tiny_dataset, tiny_space
+from tests.tiny_search import QUICK, quick, tiny_dataset, tiny_space
 
 ROOT = Path(__file__).parents[2]
-LONG: dict[str, Any] = QUICK | {"epochs": 20, "source": "scratch", "space": tiny_space()}
+LONG: dict[str, Any] = {**quick(epochs=20), "source": "scratch", "space": tiny_space()}
 """Long enough to be interrupted in the middle."""
 
 
@@ -142,7 +142,7 @@ def test_a_killed_workers_generalist_is_resumed_and_finished_by_another(
     address = make_registry_server(lease_seconds=3.0).address
     client = connect(address)
     names = [client.register_dataset(tiny_dataset(seed), retain_images=True).name for seed in (0, 1)]
-    job = client.pretrain_generalist(names, space=tiny_space(), epochs=8, patience=99, batch_size=16)
+    job = client.pretrain_generalist(names, space=tiny_space(), recipe={"epochs": 8, "patience": 99, "batch_size": 16})
     first = processes.worker(address, "--once")
     follow_until(client, job, in_epoch(2))
     first.kill()

@@ -113,97 +113,75 @@ EXECUTOR_CALLER: Executor.ValueType  # 2
 """The caller itself, who leases this job by name; images stay with the caller."""
 Global___Executor: _TypeAlias = Executor  # noqa: Y015
 
-class _Derivation:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _DerivationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Derivation.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    DERIVATION_UNSPECIFIED: _Derivation.ValueType  # 0
-    """Not set; the recipe's."""
-    DERIVATION_ARGMAX: _Derivation.ValueType  # 1
-    """On every edge the operation with the largest architecture parameter."""
-    DERIVATION_PERTURBATION: _Derivation.ValueType  # 2
-    """On every edge the operation whose removal costs most validation accuracy (DARTS-PT)."""
-
-class Derivation(_Derivation, metaclass=_DerivationEnumTypeWrapper):
-    """How an architecture is read off a searched supernet."""
-
-DERIVATION_UNSPECIFIED: Derivation.ValueType  # 0
-"""Not set; the recipe's."""
-DERIVATION_ARGMAX: Derivation.ValueType  # 1
-"""On every edge the operation with the largest architecture parameter."""
-DERIVATION_PERTURBATION: Derivation.ValueType  # 2
-"""On every edge the operation whose removal costs most validation accuracy (DARTS-PT)."""
-Global___Derivation: _TypeAlias = Derivation  # noqa: Y015
-
-class _Variant:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _VariantEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Variant.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    VARIANT_UNSPECIFIED: _Variant.ValueType  # 0
-    """Not set; the server uses DARTS."""
-    VARIANT_DARTS: _Variant.ValueType  # 1
-    """First order: the architecture descends the validation loss at the present weights."""
-    VARIANT_DARTS_2ND: _Variant.ValueType  # 2
-    """Second order: it sees what one step of the weights makes of it."""
-    VARIANT_SMOOTH_DARTS_RS: _Variant.ValueType  # 3
-    """Weights are trained under randomly perturbed mixtures."""
-    VARIANT_SMOOTH_DARTS_ADV: _Variant.ValueType  # 4
-    """Weights are trained under the worst mixture nearby."""
-    VARIANT_PC_DARTS: _Variant.ValueType  # 5
-    """Part of the channels go through the mixture; needs a search space with `partial_channels`."""
-    VARIANT_DRNAS: _Variant.ValueType  # 6
-    """Mixtures are drawn from a Dirichlet distribution."""
-
-class Variant(_Variant, metaclass=_VariantEnumTypeWrapper):
-    """Which variant of DARTS searches."""
-
-VARIANT_UNSPECIFIED: Variant.ValueType  # 0
-"""Not set; the server uses DARTS."""
-VARIANT_DARTS: Variant.ValueType  # 1
-"""First order: the architecture descends the validation loss at the present weights."""
-VARIANT_DARTS_2ND: Variant.ValueType  # 2
-"""Second order: it sees what one step of the weights makes of it."""
-VARIANT_SMOOTH_DARTS_RS: Variant.ValueType  # 3
-"""Weights are trained under randomly perturbed mixtures."""
-VARIANT_SMOOTH_DARTS_ADV: Variant.ValueType  # 4
-"""Weights are trained under the worst mixture nearby."""
-VARIANT_PC_DARTS: Variant.ValueType  # 5
-"""Part of the channels go through the mixture; needs a search space with `partial_channels`."""
-VARIANT_DRNAS: Variant.ValueType  # 6
-"""Mixtures are drawn from a Dirichlet distribution."""
-Global___Variant: _TypeAlias = Variant  # noqa: Y015
-
-class _JobKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    JOB_KIND_UNSPECIFIED: _JobKind.ValueType  # 0
-    """Not set."""
-    JOB_KIND_SEARCH: _JobKind.ValueType  # 1
+@_typing.final
+class SearchWork(_message.Message):
     """A search on one dataset."""
-    JOB_KIND_GENERALIST: _JobKind.ValueType  # 2
-    """The pretraining of a generalist over several datasets."""
 
-class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
-    """What kind of search a job is."""
+    DESCRIPTOR: _descriptor.Descriptor
 
-JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
-"""Not set."""
-JOB_KIND_SEARCH: JobKind.ValueType  # 1
-"""A search on one dataset."""
-JOB_KIND_GENERALIST: JobKind.ValueType  # 2
-"""The pretraining of a generalist over several datasets."""
-Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
+    SOURCE_POLICY_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    TRANSFER_MODE_FIELD_NUMBER: _builtins.int
+    source_policy: Global___SourcePolicy.ValueType
+    """How the source is found."""
+    source_version: _builtins.str
+    """The source, with policy VERSION: `supernets/{id}/versions/{n}`."""
+    transfer_mode: _common_pb2.TransferMode.ValueType
+    """What is transferred."""
+    def __init__(
+        self,
+        *,
+        source_policy: Global___SourcePolicy.ValueType = ...,
+        source_version: _builtins.str = ...,
+        transfer_mode: _common_pb2.TransferMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source_policy", b"source_policy", "source_version", b"source_version", "transfer_mode", b"transfer_mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchWork: _TypeAlias = SearchWork  # noqa: Y015
+
+@_typing.final
+class GeneralistWork(_message.Message):
+    """The pretraining of a generalist: one supernet over several datasets, with a head for each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASETS_FIELD_NUMBER: _builtins.int
+    BASE_VERSION_FIELD_NUMBER: _builtins.int
+    WITHOUT_REPLAY_FIELD_NUMBER: _builtins.int
+    base_version: _builtins.str
+    """Version to go on from, `supernets/{id}/versions/{n}`: weights, architecture parameters and the heads that it has.
+    Its own datasets are learnt along with the new ones. Empty: from scratch.
+    """
+    without_replay: _builtins.bool
+    """Only score the datasets of the base, before and after, instead of training them along."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets to learn, `datasets/{id}`, with those of the base at least two; the registry must retain their images.
+        Once the job is created, those of the base come first.
+        """
+
+    def __init__(
+        self,
+        *,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        base_version: _builtins.str = ...,
+        without_replay: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "datasets", b"datasets", "without_replay", b"without_replay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneralistWork: _TypeAlias = GeneralistWork  # noqa: Y015
 
 @_typing.final
 class SearchSpec(_message.Message):
-    """What to search, and how. Zero means the default of the search space's recipe."""
+    """What to do, and how."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -228,111 +206,51 @@ class SearchSpec(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     SEARCH_SPACE_FIELD_NUMBER: _builtins.int
-    SOURCE_POLICY_FIELD_NUMBER: _builtins.int
-    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
-    TRANSFER_MODE_FIELD_NUMBER: _builtins.int
-    EPOCHS_FIELD_NUMBER: _builtins.int
-    PATIENCE_FIELD_NUMBER: _builtins.int
-    BATCH_SIZE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    CHILD_EPOCHS_FIELD_NUMBER: _builtins.int
-    TASTE_SHARE_FIELD_NUMBER: _builtins.int
-    TASTE_CANDIDATES_FIELD_NUMBER: _builtins.int
     EXECUTOR_FIELD_NUMBER: _builtins.int
-    DERIVATION_FIELD_NUMBER: _builtins.int
-    DERIVATION_STEPS_FIELD_NUMBER: _builtins.int
-    CHILD_HOLDS_OUT_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
-    VARIANT_FIELD_NUMBER: _builtins.int
-    DROP_SHARES_FIELD_NUMBER: _builtins.int
-    DATASETS_FIELD_NUMBER: _builtins.int
-    WITHOUT_REPLAY_FIELD_NUMBER: _builtins.int
-    source_policy: Global___SourcePolicy.ValueType
-    """How the source is found."""
-    source_version: _builtins.str
-    """The source, with policy VERSION: `supernets/{id}/versions/{n}`."""
-    transfer_mode: _common_pb2.TransferMode.ValueType
-    """What is transferred."""
-    epochs: _builtins.int
-    """Most epochs of the search."""
-    patience: _builtins.int
-    """Epochs without progress after which the search stops."""
-    batch_size: _builtins.int
-    """Images a batch."""
+    SEARCH_FIELD_NUMBER: _builtins.int
+    GENERALIST_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of every random choice."""
-    child_epochs: _builtins.int
-    """Epochs of the child network's training; negative for no child network."""
-    taste_share: _builtins.float
-    """Steps of the taste, as a share of a full search of `epochs` epochs."""
-    taste_candidates: _builtins.int
-    """Most candidates to taste besides scratch."""
     executor: Global___Executor.ValueType
     """Who runs it."""
-    derivation: Global___Derivation.ValueType
-    """How the child network's architecture is chosen."""
-    derivation_steps: _builtins.int
-    """With PERTURBATION: weight steps of fine-tuning after every decision; 0 for none."""
-    child_holds_out: _builtins.bool
-    """Whether the validation split stays out of the child network's training, so that its validation accuracy says
-    something of unseen images. By default it is trained on both splits, since nothing is chosen about it any more.
-    """
-    variant: Global___Variant.ValueType
-    """Variant of DARTS."""
-    without_replay: _builtins.bool
-    """Of a generalist with a base: the datasets that the base knows are only scored, before and after, not trained along."""
     @_builtins.property
     def search_space(self) -> _common_pb2.SearchSpace:
-        """The search space."""
+        """The search space; unset for the supernet's, else a base's, else the server's default."""
 
     @_builtins.property
     def recipe(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Other fields of the recipe (`search/recipe.py`) by name, where the search space's own are not wanted: `{"horizontal_flip":
-        "true", "child_learning_rate": "0.002"}`. Numbers as in JSON, several with commas between them; words as they are.
-        What has a field here is given there.
+        """Fields of the recipe (`search/recipe/recipe.py`) by name, where the search space's own are not wanted: `{"epochs":
+        "20", "variant": "darts-2nd", "drop_shares": "0.3,0.6", "horizontal_flip": "true"}`. Numbers as in JSON, several with
+        commas between them; words as they are. Names and values that do not exist are refused with the list of what does.
         """
 
     @_builtins.property
-    def drop_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Shares of the search, in [0, 1], at which every edge loses its weakest operation; empty for none. What is dropped is
-        not computed any more, and never comes back in this search.
-        """
+    def search(self) -> Global___SearchWork:
+        """A search on the job's dataset."""
 
     @_builtins.property
-    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Datasets of a generalist, `datasets/{id}`, those of its base first; empty for a search on one dataset. Set by
-        PretrainGeneralist only.
-        """
+    def generalist(self) -> Global___GeneralistWork:
+        """A generalist over several datasets."""
 
     def __init__(
         self,
         *,
         search_space: _common_pb2.SearchSpace | None = ...,
-        source_policy: Global___SourcePolicy.ValueType = ...,
-        source_version: _builtins.str = ...,
-        transfer_mode: _common_pb2.TransferMode.ValueType = ...,
-        epochs: _builtins.int = ...,
-        patience: _builtins.int = ...,
-        batch_size: _builtins.int = ...,
         seed: _builtins.int = ...,
-        child_epochs: _builtins.int = ...,
-        taste_share: _builtins.float = ...,
-        taste_candidates: _builtins.int = ...,
         executor: Global___Executor.ValueType = ...,
-        derivation: Global___Derivation.ValueType = ...,
-        derivation_steps: _builtins.int = ...,
-        child_holds_out: _builtins.bool = ...,
         recipe: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        variant: Global___Variant.ValueType = ...,
-        drop_shares: _abc.Iterable[_builtins.float] | None = ...,
-        datasets: _abc.Iterable[_builtins.str] | None = ...,
-        without_replay: _builtins.bool = ...,
+        search: Global___SearchWork | None = ...,
+        generalist: Global___GeneralistWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generalist", b"generalist", "search", b"search", "search_space", b"search_space", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "child_epochs", b"child_epochs", "child_holds_out", b"child_holds_out", "datasets", b"datasets", "derivation", b"derivation", "derivation_steps", b"derivation_steps", "drop_shares", b"drop_shares", "epochs", b"epochs", "executor", b"executor", "patience", b"patience", "recipe", b"recipe", "search_space", b"search_space", "seed", b"seed", "source_policy", b"source_policy", "source_version", b"source_version", "taste_candidates", b"taste_candidates", "taste_share", b"taste_share", "transfer_mode", b"transfer_mode", "variant", b"variant", "without_replay", b"without_replay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executor", b"executor", "generalist", b"generalist", "recipe", b"recipe", "search", b"search", "search_space", b"search_space", "seed", b"seed", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["search", "generalist"]  # noqa: Y015
+    _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___SearchSpec: _TypeAlias = SearchSpec  # noqa: Y015
 
@@ -354,7 +272,7 @@ class TasteResult(_message.Message):
     version: _builtins.str
     """The candidate, empty for scratch."""
     ot_distance: _builtins.float
-    """Its OT distance; 0 for scratch."""
+    """Its OT distance; absent for scratch."""
     chosen: _builtins.bool
     """Whether it won."""
     reason: _builtins.str
@@ -381,7 +299,7 @@ class TasteResult(_message.Message):
         self,
         *,
         version: _builtins.str = ...,
-        ot_distance: _builtins.float = ...,
+        ot_distance: _builtins.float | None = ...,
         steps: _abc.Iterable[_builtins.int] | None = ...,
         val_accuracies: _abc.Iterable[_builtins.float] | None = ...,
         val_losses: _abc.Iterable[_builtins.float] | None = ...,
@@ -390,11 +308,13 @@ class TasteResult(_message.Message):
         loss_gain: _builtins.float = ...,
         loss_gain_error: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance", "ot_distance", b"ot_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "loss_gain", b"loss_gain", "loss_gain_error", b"loss_gain_error", "ot_distance", b"ot_distance", "reason", b"reason", "steps", b"steps", "val_accuracies", b"val_accuracies", "val_losses", b"val_losses", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance", "chosen", b"chosen", "loss_gain", b"loss_gain", "loss_gain_error", b"loss_gain_error", "ot_distance", b"ot_distance", "reason", b"reason", "steps", b"steps", "val_accuracies", b"val_accuracies", "val_losses", b"val_losses", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__ot_distance: _TypeAlias = _typing.Literal["ot_distance"]  # noqa: Y015
+    _WhichOneofArgType__ot_distance: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ot_distance) -> _WhichOneofReturnType__ot_distance | None: ...
 
 Global___TasteResult: _TypeAlias = TasteResult  # noqa: Y015
 
@@ -419,7 +339,7 @@ class SourceDecision(_message.Message):
     reason: _builtins.str
     """One sentence with the numbers."""
     ot_distance: _builtins.float
-    """OT distance to the source's dataset; 0 for scratch."""
+    """OT distance to the source's dataset; absent for scratch."""
     novel: _builtins.bool
     """Whether the registry found no near dataset."""
     taste_steps: _builtins.int
@@ -436,17 +356,19 @@ class SourceDecision(_message.Message):
         source: _builtins.str = ...,
         transfer_mode: _common_pb2.TransferMode.ValueType = ...,
         reason: _builtins.str = ...,
-        ot_distance: _builtins.float = ...,
+        ot_distance: _builtins.float | None = ...,
         novel: _builtins.bool = ...,
         tastes: _abc.Iterable[Global___TasteResult] | None = ...,
         taste_steps: _builtins.int = ...,
         taste_seconds: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance", "ot_distance", b"ot_distance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["novel", b"novel", "ot_distance", b"ot_distance", "reason", b"reason", "source", b"source", "taste_seconds", b"taste_seconds", "taste_steps", b"taste_steps", "tastes", b"tastes", "transfer_mode", b"transfer_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance", "novel", b"novel", "ot_distance", b"ot_distance", "reason", b"reason", "source", b"source", "taste_seconds", b"taste_seconds", "taste_steps", b"taste_steps", "tastes", b"tastes", "transfer_mode", b"transfer_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__ot_distance: _TypeAlias = _typing.Literal["ot_distance"]  # noqa: Y015
+    _WhichOneofArgType__ot_distance: _TypeAlias = _typing.Literal["_ot_distance", b"_ot_distance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ot_distance) -> _WhichOneofReturnType__ot_distance | None: ...
 
 Global___SourceDecision: _TypeAlias = SourceDecision  # noqa: Y015
 
@@ -478,7 +400,7 @@ Global___JobError: _TypeAlias = JobError  # noqa: Y015
 
 @_typing.final
 class SearchJob(_message.Message):
-    """A warm-started architecture search."""
+    """A warm-started architecture search, or another kind of work on supernets."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -524,13 +446,12 @@ class SearchJob(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     DATASET_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     BASE_VERSION_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name `searchJobs/{id}`."""
     supernet: _builtins.str
     """Supernet that receives the new version, `supernets/{id}`."""
     dataset: _builtins.str
-    """Dataset to search on, `datasets/{id}`; of a generalist the first of `spec.datasets`."""
+    """Dataset to search on, `datasets/{id}`; of a generalist, output only, the first of its datasets."""
     stream: _builtins.str
     """Task stream that the job belongs to; becomes the MLflow experiment. Empty: `default`."""
     stream_step: _builtins.int
@@ -553,8 +474,6 @@ class SearchJob(_message.Message):
     """Output only. Display name of the dataset; of a generalist how many there are."""
     base_version: _builtins.str
     """Output only. Head of the supernet when the job was created; write-back compares with it."""
-    kind: Global___JobKind.ValueType
-    """Output only. What kind of search it is."""
     @_builtins.property
     def spec(self) -> Global___SearchSpec:
         """What to search, and how."""
@@ -612,11 +531,10 @@ class SearchJob(_message.Message):
         etag: _builtins.str = ...,
         dataset_display_name: _builtins.str = ...,
         base_version: _builtins.str = ...,
-        kind: Global___JobKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base_version", b"base_version", "create_time", b"create_time", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "decision", b"decision", "end_time", b"end_time", "error", b"error", "etag", b"etag", "head_moved", b"head_moved", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "stream", b"stream", "stream_step", b"stream_step", "supernet", b"supernet", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base_version", b"base_version", "create_time", b"create_time", "dataset", b"dataset", "dataset_display_name", b"dataset_display_name", "decision", b"decision", "end_time", b"end_time", "error", b"error", "etag", b"etag", "head_moved", b"head_moved", "labels", b"labels", "last_sequence", b"last_sequence", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "stream", b"stream", "stream_step", b"stream_step", "supernet", b"supernet", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -676,9 +594,9 @@ class EpochMetrics(_message.Message):
     train_accuracy: _builtins.float
     """Training accuracy, in [0, 1]."""
     val_loss: _builtins.float
-    """Validation loss, in nats; 0 where the network is trained on the validation split as well."""
+    """Validation loss, in nats; absent where the network is trained on the validation split as well."""
     val_accuracy: _builtins.float
-    """Validation accuracy, BatchNorm recalibrated, in [0, 1]; means nothing where the loss is 0."""
+    """Validation accuracy, BatchNorm recalibrated, in [0, 1]; absent where the loss is."""
     alpha_entropy: _builtins.float
     """Mean entropy of the architecture distributions, as a share of the largest possible: 1 is uniform, 0 decided."""
     skip_count: _builtins.int
@@ -696,18 +614,25 @@ class EpochMetrics(_message.Message):
         steps: _builtins.int = ...,
         train_loss: _builtins.float = ...,
         train_accuracy: _builtins.float = ...,
-        val_loss: _builtins.float = ...,
-        val_accuracy: _builtins.float = ...,
+        val_loss: _builtins.float | None = ...,
+        val_accuracy: _builtins.float | None = ...,
         alpha_entropy: _builtins.float = ...,
         skip_count: _builtins.int = ...,
         learning_rate: _builtins.float = ...,
         seconds: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_val_accuracy", b"_val_accuracy", "_val_loss", b"_val_loss", "val_accuracy", b"val_accuracy", "val_loss", b"val_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha_entropy", b"alpha_entropy", "epoch", b"epoch", "epochs", b"epochs", "learning_rate", b"learning_rate", "phase", b"phase", "seconds", b"seconds", "skip_count", b"skip_count", "steps", b"steps", "train_accuracy", b"train_accuracy", "train_loss", b"train_loss", "val_accuracy", b"val_accuracy", "val_loss", b"val_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_val_accuracy", b"_val_accuracy", "_val_loss", b"_val_loss", "alpha_entropy", b"alpha_entropy", "epoch", b"epoch", "epochs", b"epochs", "learning_rate", b"learning_rate", "phase", b"phase", "seconds", b"seconds", "skip_count", b"skip_count", "steps", b"steps", "train_accuracy", b"train_accuracy", "train_loss", b"train_loss", "val_accuracy", b"val_accuracy", "val_loss", b"val_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__val_accuracy: _TypeAlias = _typing.Literal["val_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__val_accuracy: _TypeAlias = _typing.Literal["_val_accuracy", b"_val_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__val_loss: _TypeAlias = _typing.Literal["val_loss"]  # noqa: Y015
+    _WhichOneofArgType__val_loss: _TypeAlias = _typing.Literal["_val_loss", b"_val_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__val_accuracy) -> _WhichOneofReturnType__val_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__val_loss) -> _WhichOneofReturnType__val_loss | None: ...
 
 Global___EpochMetrics: _TypeAlias = EpochMetrics  # noqa: Y015
 
@@ -796,130 +721,6 @@ class CreateSearchJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateSearchJobRequest: _TypeAlias = CreateSearchJobRequest  # noqa: Y015
-
-@_typing.final
-class PretrainGeneralistRequest(_message.Message):
-    """Request of PretrainGeneralist. Zero and empty mean a default."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class LabelsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class RecipeEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    DATASETS_FIELD_NUMBER: _builtins.int
-    SUPERNET_FIELD_NUMBER: _builtins.int
-    SEARCH_SPACE_FIELD_NUMBER: _builtins.int
-    BASE_VERSION_FIELD_NUMBER: _builtins.int
-    WITHOUT_REPLAY_FIELD_NUMBER: _builtins.int
-    EPOCHS_FIELD_NUMBER: _builtins.int
-    PATIENCE_FIELD_NUMBER: _builtins.int
-    BATCH_SIZE_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    STREAM_FIELD_NUMBER: _builtins.int
-    LABELS_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    RECIPE_FIELD_NUMBER: _builtins.int
-    supernet: _builtins.str
-    """Supernet that receives the version, `supernets/{id}`; created if there is none. Empty: `supernets/generalist`."""
-    base_version: _builtins.str
-    """Version to go on from, `supernets/{id}/versions/{n}`: weights, architecture parameters and the heads that it has.
-    Its own datasets are learnt along with the new ones. Empty: from scratch.
-    """
-    without_replay: _builtins.bool
-    """Only score the datasets of the base, before and after, instead of training them along."""
-    epochs: _builtins.int
-    """Most epochs; one has as many steps as all training splits together have batches."""
-    patience: _builtins.int
-    """Epochs without progress after which it stops."""
-    batch_size: _builtins.int
-    """Images a batch."""
-    seed: _builtins.int
-    """Seed of every random choice."""
-    stream: _builtins.str
-    """Task stream that the job belongs to; becomes the MLflow experiment. Empty: `default`."""
-    request_id: _builtins.str
-    """UUID of this request; the same id and body get the same job (AIP-155)."""
-    validate_only: _builtins.bool
-    """Check everything, create nothing (AIP-163)."""
-    @_builtins.property
-    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Datasets to learn, `datasets/{id}`, with those of the base at least two; the registry must retain their images."""
-
-    @_builtins.property
-    def search_space(self) -> _common_pb2.SearchSpace:
-        """The search space; unset for the supernet's, else the base's, else the server's default."""
-
-    @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels of the owner."""
-
-    @_builtins.property
-    def recipe(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Other fields of the recipe by name, as in `SearchSpec.recipe`."""
-
-    def __init__(
-        self,
-        *,
-        datasets: _abc.Iterable[_builtins.str] | None = ...,
-        supernet: _builtins.str = ...,
-        search_space: _common_pb2.SearchSpace | None = ...,
-        base_version: _builtins.str = ...,
-        without_replay: _builtins.bool = ...,
-        epochs: _builtins.int = ...,
-        patience: _builtins.int = ...,
-        batch_size: _builtins.int = ...,
-        seed: _builtins.int = ...,
-        stream: _builtins.str = ...,
-        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-        recipe: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["search_space", b"search_space"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "batch_size", b"batch_size", "datasets", b"datasets", "epochs", b"epochs", "labels", b"labels", "patience", b"patience", "recipe", b"recipe", "request_id", b"request_id", "search_space", b"search_space", "seed", b"seed", "stream", b"stream", "supernet", b"supernet", "validate_only", b"validate_only", "without_replay", b"without_replay"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PretrainGeneralistRequest: _TypeAlias = PretrainGeneralistRequest  # noqa: Y015
 
 @_typing.final
 class GetSearchJobRequest(_message.Message):

@@ -40,11 +40,6 @@ class SearchServiceStub(object):
                 request_serializer=supernet__registry_dot_v1_dot_searches__pb2.CreateSearchJobRequest.SerializeToString,
                 response_deserializer=supernet__registry_dot_v1_dot_searches__pb2.SearchJob.FromString,
                 _registered_method=True)
-        self.PretrainGeneralist = channel.unary_unary(
-                '/supernet_registry.v1.SearchService/PretrainGeneralist',
-                request_serializer=supernet__registry_dot_v1_dot_searches__pb2.PretrainGeneralistRequest.SerializeToString,
-                response_deserializer=supernet__registry_dot_v1_dot_searches__pb2.SearchJob.FromString,
-                _registered_method=True)
         self.GetSearchJob = channel.unary_unary(
                 '/supernet_registry.v1.SearchService/GetSearchJob',
                 request_serializer=supernet__registry_dot_v1_dot_searches__pb2.GetSearchJobRequest.SerializeToString,
@@ -72,15 +67,7 @@ class SearchServiceServicer(object):
     """
 
     def CreateSearchJob(self, request, context):
-        """Queues a search job. Creates the target supernet if it does not exist.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def PretrainGeneralist(self, request, context):
-        """Queues the pretraining of a generalist: one supernet over several datasets whose images are retained, with a head for
-        each. The job is a search job like any other: leased, watched, cancelled and written back by the same calls.
+        """Queues a job of any kind of work (`SearchSpec.work`). Creates the target supernet if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,11 +107,6 @@ def add_SearchServiceServicer_to_server(servicer, server):
             'CreateSearchJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSearchJob,
                     request_deserializer=supernet__registry_dot_v1_dot_searches__pb2.CreateSearchJobRequest.FromString,
-                    response_serializer=supernet__registry_dot_v1_dot_searches__pb2.SearchJob.SerializeToString,
-            ),
-            'PretrainGeneralist': grpc.unary_unary_rpc_method_handler(
-                    servicer.PretrainGeneralist,
-                    request_deserializer=supernet__registry_dot_v1_dot_searches__pb2.PretrainGeneralistRequest.FromString,
                     response_serializer=supernet__registry_dot_v1_dot_searches__pb2.SearchJob.SerializeToString,
             ),
             'GetSearchJob': grpc.unary_unary_rpc_method_handler(
@@ -175,33 +157,6 @@ class SearchService(object):
             target,
             '/supernet_registry.v1.SearchService/CreateSearchJob',
             supernet__registry_dot_v1_dot_searches__pb2.CreateSearchJobRequest.SerializeToString,
-            supernet__registry_dot_v1_dot_searches__pb2.SearchJob.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def PretrainGeneralist(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/supernet_registry.v1.SearchService/PretrainGeneralist',
-            supernet__registry_dot_v1_dot_searches__pb2.PretrainGeneralistRequest.SerializeToString,
             supernet__registry_dot_v1_dot_searches__pb2.SearchJob.FromString,
             options,
             channel_credentials,

@@ -34,11 +34,7 @@ class SearchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     CreateSearchJob: _grpc.UnaryUnaryMultiCallable[_searches_pb2.CreateSearchJobRequest, _searches_pb2.SearchJob]
-    """Queues a search job. Creates the target supernet if it does not exist."""
-    PretrainGeneralist: _grpc.UnaryUnaryMultiCallable[_searches_pb2.PretrainGeneralistRequest, _searches_pb2.SearchJob]
-    """Queues the pretraining of a generalist: one supernet over several datasets whose images are retained, with a head for
-    each. The job is a search job like any other: leased, watched, cancelled and written back by the same calls.
-    """
+    """Queues a job of any kind of work (`SearchSpec.work`). Creates the target supernet if it does not exist."""
     GetSearchJob: _grpc.UnaryUnaryMultiCallable[_searches_pb2.GetSearchJobRequest, _searches_pb2.SearchJob]
     """Returns one job."""
     ListSearchJobs: _grpc.UnaryUnaryMultiCallable[_searches_pb2.ListSearchJobsRequest, _searches_pb2.ListSearchJobsResponse]
@@ -54,11 +50,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSearchJob: _aio.UnaryUnaryMultiCallable[_searches_pb2.CreateSearchJobRequest, _searches_pb2.SearchJob]  # type: ignore[assignment]
-    """Queues a search job. Creates the target supernet if it does not exist."""
-    PretrainGeneralist: _aio.UnaryUnaryMultiCallable[_searches_pb2.PretrainGeneralistRequest, _searches_pb2.SearchJob]  # type: ignore[assignment]
-    """Queues the pretraining of a generalist: one supernet over several datasets whose images are retained, with a head for
-    each. The job is a search job like any other: leased, watched, cancelled and written back by the same calls.
-    """
+    """Queues a job of any kind of work (`SearchSpec.work`). Creates the target supernet if it does not exist."""
     GetSearchJob: _aio.UnaryUnaryMultiCallable[_searches_pb2.GetSearchJobRequest, _searches_pb2.SearchJob]  # type: ignore[assignment]
     """Returns one job."""
     ListSearchJobs: _aio.UnaryUnaryMultiCallable[_searches_pb2.ListSearchJobsRequest, _searches_pb2.ListSearchJobsResponse]  # type: ignore[assignment]
@@ -77,17 +69,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _searches_pb2.CreateSearchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_searches_pb2.SearchJob, _abc.Awaitable[_searches_pb2.SearchJob]]:
-        """Queues a search job. Creates the target supernet if it does not exist."""
-
-    @_abc_1.abstractmethod
-    def PretrainGeneralist(
-        self,
-        request: _searches_pb2.PretrainGeneralistRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_searches_pb2.SearchJob, _abc.Awaitable[_searches_pb2.SearchJob]]:
-        """Queues the pretraining of a generalist: one supernet over several datasets whose images are retained, with a head for
-        each. The job is a search job like any other: leased, watched, cancelled and written back by the same calls.
-        """
+        """Queues a job of any kind of work (`SearchSpec.work`). Creates the target supernet if it does not exist."""
 
     @_abc_1.abstractmethod
     def GetSearchJob(

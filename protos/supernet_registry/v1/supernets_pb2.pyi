@@ -173,9 +173,9 @@ class Metrics(_message.Message):
     test_accuracy: _builtins.float
     """Test accuracy of the supernet, BatchNorm recalibrated."""
     child_val_accuracy: _builtins.float
-    """Validation accuracy of the child network; 0 if it was trained on the validation split as well (the default)."""
+    """Validation accuracy of the child network; absent if it was trained on the validation split as well (the default)."""
     child_test_accuracy: _builtins.float
-    """Test accuracy of the child network."""
+    """Test accuracy of the child network; this and the following are absent where there is none."""
     child_parameters: _builtins.int
     """Parameters of the child network."""
     alpha_entropy: _builtins.float
@@ -183,9 +183,9 @@ class Metrics(_message.Message):
     skip_count: _builtins.int
     """Skip connections in the genotype."""
     child_macs: _builtins.int
-    """Multiply-accumulates of the child network on one image: convolutions and the linear head. 0 where not measured."""
+    """Multiply-accumulates of the child network on one image: convolutions and the linear head."""
     child_single_seconds: _builtins.float
-    """Seconds of the child network on one image, on the device of `Cost.device`, warm, median. 0 where not measured."""
+    """Seconds of the child network on one image, on the device of `Cost.device`, warm, median."""
     child_batch_seconds: _builtins.float
     """Seconds of the child network on 64 images at once, measured likewise."""
     def __init__(
@@ -193,20 +193,43 @@ class Metrics(_message.Message):
         *,
         val_accuracy: _builtins.float = ...,
         test_accuracy: _builtins.float = ...,
-        child_val_accuracy: _builtins.float = ...,
-        child_test_accuracy: _builtins.float = ...,
-        child_parameters: _builtins.int = ...,
+        child_val_accuracy: _builtins.float | None = ...,
+        child_test_accuracy: _builtins.float | None = ...,
+        child_parameters: _builtins.int | None = ...,
         alpha_entropy: _builtins.float = ...,
         skip_count: _builtins.int = ...,
-        child_macs: _builtins.int = ...,
-        child_single_seconds: _builtins.float = ...,
-        child_batch_seconds: _builtins.float = ...,
+        child_macs: _builtins.int | None = ...,
+        child_single_seconds: _builtins.float | None = ...,
+        child_batch_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_child_batch_seconds", b"_child_batch_seconds", "_child_macs", b"_child_macs", "_child_parameters", b"_child_parameters", "_child_single_seconds", b"_child_single_seconds", "_child_test_accuracy", b"_child_test_accuracy", "_child_val_accuracy", b"_child_val_accuracy", "child_batch_seconds", b"child_batch_seconds", "child_macs", b"child_macs", "child_parameters", b"child_parameters", "child_single_seconds", b"child_single_seconds", "child_test_accuracy", b"child_test_accuracy", "child_val_accuracy", b"child_val_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha_entropy", b"alpha_entropy", "child_batch_seconds", b"child_batch_seconds", "child_macs", b"child_macs", "child_parameters", b"child_parameters", "child_single_seconds", b"child_single_seconds", "child_test_accuracy", b"child_test_accuracy", "child_val_accuracy", b"child_val_accuracy", "skip_count", b"skip_count", "test_accuracy", b"test_accuracy", "val_accuracy", b"val_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_child_batch_seconds", b"_child_batch_seconds", "_child_macs", b"_child_macs", "_child_parameters", b"_child_parameters", "_child_single_seconds", b"_child_single_seconds", "_child_test_accuracy", b"_child_test_accuracy", "_child_val_accuracy", b"_child_val_accuracy", "alpha_entropy", b"alpha_entropy", "child_batch_seconds", b"child_batch_seconds", "child_macs", b"child_macs", "child_parameters", b"child_parameters", "child_single_seconds", b"child_single_seconds", "child_test_accuracy", b"child_test_accuracy", "child_val_accuracy", b"child_val_accuracy", "skip_count", b"skip_count", "test_accuracy", b"test_accuracy", "val_accuracy", b"val_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__child_batch_seconds: _TypeAlias = _typing.Literal["child_batch_seconds"]  # noqa: Y015
+    _WhichOneofArgType__child_batch_seconds: _TypeAlias = _typing.Literal["_child_batch_seconds", b"_child_batch_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__child_macs: _TypeAlias = _typing.Literal["child_macs"]  # noqa: Y015
+    _WhichOneofArgType__child_macs: _TypeAlias = _typing.Literal["_child_macs", b"_child_macs"]  # noqa: Y015
+    _WhichOneofReturnType__child_parameters: _TypeAlias = _typing.Literal["child_parameters"]  # noqa: Y015
+    _WhichOneofArgType__child_parameters: _TypeAlias = _typing.Literal["_child_parameters", b"_child_parameters"]  # noqa: Y015
+    _WhichOneofReturnType__child_single_seconds: _TypeAlias = _typing.Literal["child_single_seconds"]  # noqa: Y015
+    _WhichOneofArgType__child_single_seconds: _TypeAlias = _typing.Literal["_child_single_seconds", b"_child_single_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__child_test_accuracy: _TypeAlias = _typing.Literal["child_test_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__child_test_accuracy: _TypeAlias = _typing.Literal["_child_test_accuracy", b"_child_test_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__child_val_accuracy: _TypeAlias = _typing.Literal["child_val_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__child_val_accuracy: _TypeAlias = _typing.Literal["_child_val_accuracy", b"_child_val_accuracy"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__child_batch_seconds) -> _WhichOneofReturnType__child_batch_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__child_macs) -> _WhichOneofReturnType__child_macs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__child_parameters) -> _WhichOneofReturnType__child_parameters | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__child_single_seconds) -> _WhichOneofReturnType__child_single_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__child_test_accuracy) -> _WhichOneofReturnType__child_test_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__child_val_accuracy) -> _WhichOneofReturnType__child_val_accuracy | None: ...
 
 Global___Metrics: _TypeAlias = Metrics  # noqa: Y015
 

@@ -241,7 +241,8 @@ def _draw_accumulation(axes: Any, a: Accumulation) -> None:
 
 def lineage_of(run: Run) -> tuple[Lineage, Mapping[str, float]]:
     """The lineage that a run has left, and the OT distances of its sources, from its rows."""
-    versions, distances = [], {}
+    versions: list[SupernetVersion] = []
+    distances: dict[str, float] = {}
     heads: dict[str, str] = {}
     for row in run.result.rows:
         if not row.version:
@@ -262,7 +263,7 @@ def lineage_of(run: Run) -> tuple[Lineage, Mapping[str, float]]:
                 metrics=metrics,
             )
         )
-        if row.source:
+        if row.ot_distance is not None:
             distances[row.version] = row.ot_distance
     edges = tuple(LineageEdge(child=version.name, parent=parent) for version in versions for parent in version.parents)
     return Lineage(versions=tuple(versions), edges=edges), distances

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from supernet_registry.clients.wire.resources import JobState, SearchJob, SearchSpec
+from supernet_registry.clients.wire.resources import JobState, SearchJob
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.spaces import read_space
 from supernet_registry.registry.catalog.versions import select_versions
@@ -17,7 +17,7 @@ from supernet_registry.registry.settings import Settings
 from supernet_registry.registry.storage.database import transaction
 from supernet_registry.registry.storage.schema import job_events
 from supernet_registry.search.tasks import pack_images
-from tests.registry.catalog.catalog_world import StandingClock, World, epoch, images, weights
+from tests.registry.catalog.catalog_world import StandingClock, World, epoch, images, search_spec, weights
 
 DATASET_REQUEST = "00000000-0000-0000-0000-000000000001"
 JOB_REQUEST = "00000000-0000-0000-0000-000000000002"
@@ -38,7 +38,7 @@ def live(world: World, acknowledge: Callable[[str], None]) -> None:
     acknowledge(world.upload(pack_images(images(0)), CHUNK))
     dataset = world.register(world.draft(0), request_id=DATASET_REQUEST)
     acknowledge(dataset.name)
-    draft = SearchJob(supernet="supernets/a", dataset=dataset.name, spec=SearchSpec())
+    draft = SearchJob(supernet="supernets/a", dataset=dataset.name, spec=search_spec())
     job = catalog.jobs.create(draft, request_id=JOB_REQUEST)
     acknowledge(job.name)
     if job.state is not JobState.SUCCEEDED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 
 import google_crc32c
@@ -22,6 +22,7 @@ from supernet_registry.clients.wire.resources import (
     Phase,
     SearchJob,
     SearchSpec,
+    SearchWork,
     SourceDecision,
     SupernetVersion,
     TransferMode,
@@ -97,6 +98,14 @@ def epoch(number: int, *, phase: Phase = Phase.SEARCH, accuracy: float = 0.5) ->
     return JobEvent(epoch=figures)
 
 
+def search_spec(**values: object) -> SearchSpec:
+    """A spec of a search; fields of its work by their names among those of the spec."""
+    names = {item.name for item in fields(SearchWork)}
+    work = SearchWork(**{name: value for name, value in values.items() if name in names})  # type: ignore[arg-type]
+    rest = {name: value for name, value in values.items() if name not in names}
+    return SearchSpec(search=work, **rest)  # type: ignore[arg-type]
+
+
 @dataclass
 class World:
     """A catalog with shorthands for what tests do again and again."""
@@ -136,7 +145,7 @@ class World:
     def job_draft(self, supernet: str = "supernets/a", *, seed: int = 0, **spec: object) -> SearchJob:
         """A job on a registered dataset."""
         values = {"search_space": SPACE_DESCRIPTOR, **spec}
-        return SearchJob(supernet=supernet, dataset=self.dataset(seed).name, spec=SearchSpec(**values))  # type: ignore[arg-type]
+        return SearchJob(supernet=supernet, dataset=self.dataset(seed).name, spec=search_spec(**values))
 
     def job(self, supernet: str = "supernets/a", *, seed: int = 0, **spec: object) -> SearchJob:
         """A queued job."""

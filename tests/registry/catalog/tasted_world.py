@@ -9,13 +9,12 @@ from supernet_registry.clients.wire.resources import (
     JobEvent,
     Metrics,
     SearchJob,
-    SearchSpec,
     SourceDecision,
     SupernetVersion,
     TasteResult,
     TransferMode,
 )
-from tests.registry.catalog.catalog_world import SPACE_DESCRIPTOR, World
+from tests.registry.catalog.catalog_world import SPACE_DESCRIPTOR, World, search_spec
 
 SCRATCH_ACCURACY = 0.25
 
@@ -46,7 +45,7 @@ def measure(world: World, source: SupernetVersion, target: Dataset, distance: fl
 def finish_tasting(world: World, target: Dataset, *tastes: TasteResult, **spec: object) -> SearchJob:
     """Finish a job on a dataset whose decision, for scratch, lists these tastes."""
     values = {"search_space": SPACE_DESCRIPTOR, **spec}
-    draft = SearchJob(supernet="supernets/targets", dataset=target.name, spec=SearchSpec(**values))  # type: ignore[arg-type]
+    draft = SearchJob(supernet="supernets/targets", dataset=target.name, spec=search_spec(**values))
     job = world.catalog.jobs.create(draft)
     lease, _ = world.lease(job)
     decision = SourceDecision(transfer_mode=TransferMode.SCRATCH, reason="no source helps", tastes=tastes)

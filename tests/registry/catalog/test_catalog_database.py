@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -18,6 +19,7 @@ from supernet_registry.registry import storage
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.records import next_count
 from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage import migrations
 from supernet_registry.registry.storage.database import (
     check_revision,
     newest_revision,
@@ -228,3 +230,57 @@ def test_two_catalogs_on_one_database_see_each_other(open_catalog: Callable[...,
     server, publisher = open_catalog(), open_catalog()
     name = server.blobs.put(b"x")
     assert publisher.blobs.read(name) == b"x"
+
+
+def test_an_upgrade_names_the_work_of_stored_specs() -> None:
+    """Each as an earlier release stored it; `tests/data` has a whole folder of that release."""
+    module = importlib.import_module(f"{migrations.__name__}.versions.0004_work_in_specs")
+    search = {
+        "search_space": {"family": "compact"},
+        "source_policy": "SOURCE_POLICY_VERSION",
+        "source_version": "supernets/a/versions/1",
+        "transfer_mode": "TRANSFER_MODE_ALPHAS_ONLY",
+        "epochs": 5,
+        "seed": "3",
+        "child_epochs": -1,
+        "taste_share": 0.25,
+        "executor": "EXECUTOR_POOL",
+        "variant": "VARIANT_SMOOTH_DARTS_ADV",
+        "derivation": "DERIVATION_PERTURBATION",
+        "drop_shares": [0.3, 0.6],
+        "child_holds_out": True,
+        "recipe": {"horizontal_flip": "true"},
+    }
+    assert module.with_work(search) == {
+        "search_space": {"family": "compact"},
+        "seed": "3",
+        "executor": "EXECUTOR_POOL",
+        "recipe": {
+            "epochs": "5",
+            "taste_share": "0.25",
+            "child_epochs": "0",
+            "child_holds_out": "true",
+            "drop_shares": "0.3,0.6",
+            "variant": "smooth-darts-adv",
+            "derivation": "perturbation",
+            "horizontal_flip": "true",
+        },
+        "search": {
+            "source_policy": "SOURCE_POLICY_VERSION",
+            "source_version": "supernets/a/versions/1",
+            "transfer_mode": "TRANSFER_MODE_ALPHAS_ONLY",
+        },
+    }
+    generalist = {
+        "datasets": ["datasets/a", "datasets/b"],
+        "source_version": "supernets/g/versions/1",
+        "batch_size": 16,
+    }
+    assert module.with_work(generalist | {"without_replay": True, "variant": "VARIANT_DARTS"}) == {
+        "recipe": {"batch_size": "16"},
+        "generalist": {
+            "datasets": ["datasets/a", "datasets/b"],
+            "base_version": "supernets/g/versions/1",
+            "without_replay": True,
+        },
+    }

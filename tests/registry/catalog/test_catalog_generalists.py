@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from supernet_registry.clients.wire.resources import Dataset, JobKind, SearchJob, SearchSpec, SupernetVersion
+from supernet_registry.clients.wire.resources import Dataset, GeneralistWork, SearchJob, SearchSpec, SupernetVersion
 from supernet_registry.search.errors import (
     DimensionMismatch,
     ImagesMissing,
@@ -25,7 +25,8 @@ def retained(world: World, seed: int) -> Dataset:
 
 def draft(*datasets: Dataset, supernet: str = "supernets/generalist", base: str = "", **spec: object) -> SearchJob:
     names = tuple(dataset.name for dataset in datasets)
-    values = {"search_space": SPACE_DESCRIPTOR, "source_version": base, "datasets": names, **spec}
+    work = GeneralistWork(datasets=names, base_version=base)
+    values = {"search_space": SPACE_DESCRIPTOR, "generalist": work, **spec}
     return SearchJob(supernet=supernet, spec=SearchSpec(**values))  # type: ignore[arg-type]
 
 
@@ -48,8 +49,8 @@ def finish(world: World, job: SearchJob, *datasets: Dataset, **changes: object) 
 
 def test_a_generalist_is_written_back_with_its_datasets_and_is_no_version_of_any_of_them(world: World) -> None:
     a, b = retained(world, 1), retained(world, 2)
-    job = world.catalog.jobs.create_generalist(draft(a, b))
-    assert (job.kind, job.dataset, job.dataset_display_name) == (JobKind.GENERALIST, a.name, "2 datasets")
+    job = world.catalog.jobs.create(draft(a, b))
+    assert (job.spec.kind, job.dataset, job.dataset_display_name) == ("generalist", a.name, "2 datasets")
     version = finish(world, job, a, b)
     assert (version.datasets, version.dataset_display_name) == ((a.name, b.name), "2 datasets")
     assert world.catalog.supernets.get_version(version.name) == version
@@ -65,7 +66,7 @@ def test_a_generalist_is_written_back_with_its_datasets_and_is_no_version_of_any
 def test_the_newest_generalists_come_first_by_space(world: World) -> None:
     a, b = retained(world, 1), retained(world, 2)
     versions = [
-        finish(world, world.catalog.jobs.create_generalist(draft(a, b, supernet=f"supernets/{name}")), a, b)
+        finish(world, world.catalog.jobs.create(draft(a, b, supernet=f"supernets/{name}")), a, b)
         for name in ("first", "second")
     ]
     reads = world.catalog.datasets
@@ -77,14 +78,14 @@ def test_the_newest_generalists_come_first_by_space(world: World) -> None:
 
 def test_a_base_brings_its_datasets_which_come_first(world: World) -> None:
     a, b, c = (retained(world, seed) for seed in (1, 2, 3))
-    base = finish(world, world.catalog.jobs.create_generalist(draft(a, b)), a, b)
-    job = world.catalog.jobs.create_generalist(draft(c, a, base=f"{base.name.rpartition('/')[0]}/head"))
+    base = finish(world, world.catalog.jobs.create(draft(a, b)), a, b)
+    job = world.catalog.jobs.create(draft(c, a, base=f"{base.name.rpartition('/')[0]}/head"))
     assert job.spec is not None
     assert job.spec.datasets == (a.name, b.name, c.name)
     assert job.spec.source_version == base.name
     world.catalog.datasets.update(b.name, retain_images=False)
     with pytest.raises(ImagesMissing):
-        world.catalog.jobs.create_generalist(draft(c, base=base.name))
+        world.catalog.jobs.create(draft(c, base=base.name))
 
 
 def test_images_of_all_its_datasets_stay_while_it_is_unfinished_and_no_others(
@@ -92,7 +93,7 @@ def test_images_of_all_its_datasets_stay_while_it_is_unfinished_and_no_others(
 ) -> None:
     """Even if their owner changes their mind meanwhile; a dataset that it does not learn is dropped as ever."""
     a, b, other = retained(world, 1), retained(world, 2), world.dataset(3)
-    job = world.catalog.jobs.create_generalist(draft(a, b))
+    job = world.catalog.jobs.create(draft(a, b))
     for dataset in (a, b):
         world.catalog.datasets.update(dataset.name, retain_images=False)
     clock.advance(1e6)
@@ -111,9 +112,9 @@ def test_images_of_all_its_datasets_stay_while_it_is_unfinished_and_no_others(
 def test_a_generalists_recipe_is_checked_and_kept(world: World) -> None:
     a, b = retained(world, 1), retained(world, 2)
     with pytest.raises(InvalidArgument) as caught:
-        world.catalog.jobs.create_generalist(draft(a, b, recipe={"horizontal_flip": "perhaps"}))
-    assert caught.value.field == "recipe.horizontal_flip"
-    job = world.catalog.jobs.create_generalist(draft(a, b, recipe={"horizontal_flip": "true"}))
+        world.catalog.jobs.create(draft(a, b, recipe={"horizontal_flip": "perhaps"}))
+    assert caught.value.field == "search_job.spec.recipe.horizontal_flip"
+    job = world.catalog.jobs.create(draft(a, b, recipe={"horizontal_flip": "true"}))
     assert job.spec is not None
     assert job.spec.recipe == {"horizontal_flip": "true"}
 
@@ -131,4 +132,4 @@ def test_weights_whose_heads_are_not_those_of_the_job_are_refused(
 ) -> None:
     a, b = retained(world, 1), retained(world, 2)
     with pytest.raises(error):
-        finish(world, world.catalog.jobs.create_generalist(draft(a, b)), a, b, **changes)
+        finish(world, world.catalog.jobs.create(draft(a, b)), a, b, **changes)

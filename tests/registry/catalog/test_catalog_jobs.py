@@ -12,11 +12,10 @@ from supernet_registry.clients.wire.resources import (
     Executor,
     JobState,
     SearchJob,
-    SearchSpec,
+    SearchWork,
     SourcePolicy,
     SpaceDescriptor,
     TransferMode,
-    Variant,
 )
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.spaces import describe_space
@@ -26,13 +25,12 @@ from supernet_registry.search.errors import (
     InvalidPageToken,
     InvalidSearchSpace,
     JobFinished,
-    NotFinite,
     NotFound,
     RequestIdReused,
     SpaceMismatch,
     SupernetRegistryError,
 )
-from tests.registry.catalog.catalog_world import OTHER_SPACE, SPACE, World, epoch, new_id
+from tests.registry.catalog.catalog_world import OTHER_SPACE, SPACE, World, epoch, new_id, search_spec
 
 
 def test_a_job_creates_its_supernet_and_says_what_will_be_done(world: World) -> None:
@@ -41,8 +39,7 @@ def test_a_job_creates_its_supernet_and_says_what_will_be_done(world: World) -> 
     assert job.state is JobState.QUEUED
     assert (job.stream, job.base_version, job.attempt, job.last_sequence) == ("default", "", 0, 1)
     assert job.spec is not None
-    assert job.spec.source_policy is SourcePolicy.AUTO
-    assert job.spec.transfer_mode is TransferMode.WEIGHTS_AND_ALPHAS
+    assert job.spec.search == SearchWork(source_policy=SourcePolicy.AUTO, transfer_mode=TransferMode.WEIGHTS_AND_ALPHAS)
     assert job.spec.executor is Executor.POOL
     supernet = world.catalog.supernets.get("supernets/new")
     assert supernet.search_space == job.spec.search_space == describe_space(SPACE)
@@ -115,6 +112,14 @@ def _spec(**values: object) -> Callable[[SearchJob], SearchJob]:
     return change
 
 
+def _work(**values: object) -> Callable[[SearchJob], SearchJob]:
+    return _spec(search=SearchWork(**values))  # type: ignore[arg-type]
+
+
+def _recipe(**values: str) -> Callable[[SearchJob], SearchJob]:
+    return _spec(recipe=values)
+
+
 BAD_JOBS: list[tuple[str, type[SupernetRegistryError], Callable[[SearchJob], SearchJob]]] = [
     ("search_job.supernet", InvalidArgument, lambda job: replace(job, supernet="supernets/Ä")),
     ("search_job.supernet", InvalidArgument, lambda job: replace(job, supernet="supernets/../etc")),
@@ -126,33 +131,36 @@ BAD_JOBS: list[tuple[str, type[SupernetRegistryError], Callable[[SearchJob], Sea
     ("search_job.stream_step", InvalidArgument, lambda job: replace(job, stream_step=-1)),
     ("search_job.labels", InvalidArgument, lambda job: replace(job, labels={"": "x"})),
     ("search_job.labels.a", InvalidArgument, lambda job: replace(job, labels={"a": "x" * 501})),
-    ("search_job.spec.epochs", InvalidArgument, _spec(epochs=-1)),
-    ("search_job.spec.batch_size", InvalidArgument, _spec(batch_size=10**6)),
     ("search_job.spec.seed", InvalidArgument, _spec(seed=-1)),
-    ("search_job.spec.child_epochs", InvalidArgument, _spec(child_epochs=-2)),
-    ("search_job.spec.taste_share", InvalidArgument, _spec(taste_share=1.5)),
-    ("search_job.spec.taste_share", NotFinite, _spec(taste_share=float("nan"))),
-    ("search_job.spec.drop_shares", InvalidArgument, _spec(drop_shares=(0.5, 1.5))),
-    ("search_job.spec.drop_shares", NotFinite, _spec(drop_shares=(float("nan"),))),
-    ("search_job.spec.drop_shares", InvalidArgument, _spec(drop_shares=(0.5,) * 33)),
-    ("search_job.spec.variant", InvalidArgument, _spec(variant=Variant.PC_DARTS)),
-    ("search_job.spec.recipe.learning_rat", InvalidArgument, _spec(recipe={"learning_rat": "0.1"})),
-    ("search_job.spec.recipe.learning_rate", InvalidArgument, _spec(recipe={"learning_rate": "fast"})),
-    ("search_job.spec.recipe.momentum", InvalidArgument, _spec(recipe={"momentum": "2"})),
-    ("search_job.spec.recipe.epochs", InvalidArgument, _spec(recipe={"epochs": "3"})),
-    ("search_job.spec.source_version", InvalidArgument, _spec(source_policy=SourcePolicy.VERSION)),
-    ("search_job.spec.source_version", InvalidArgument, _spec(source_version="supernets/b/versions/1")),
+    ("search_job.spec.work", InvalidArgument, _spec(search=None)),
+    ("search_job.spec.recipe.epochs", InvalidArgument, _recipe(epochs="-1")),
+    ("search_job.spec.recipe.batch_size", InvalidArgument, _recipe(batch_size="1000000")),
+    ("search_job.spec.recipe.child_epochs", InvalidArgument, _recipe(child_epochs="-2")),
+    ("search_job.spec.recipe.taste_share", InvalidArgument, _recipe(taste_share="1.5")),
+    ("search_job.spec.recipe.taste_share", InvalidArgument, _recipe(taste_share="nan")),
+    ("search_job.spec.recipe.drop_shares", InvalidArgument, _recipe(drop_shares="0.5, 1.5")),
+    ("search_job.spec.recipe.drop_shares", InvalidArgument, _recipe(drop_shares="nan")),
+    ("search_job.spec.recipe.drop_shares", InvalidArgument, _recipe(drop_shares=",".join(["0.5"] * 300))),
+    ("search_job.spec.recipe.variant", InvalidArgument, _recipe(variant="pc-darts")),
+    ("search_job.spec.recipe.variant", InvalidArgument, _recipe(variant="nas-net")),
+    ("search_job.spec.recipe.derivation", InvalidArgument, _recipe(derivation="guess")),
+    ("search_job.spec.recipe.learning_rat", InvalidArgument, _recipe(learning_rat="0.1")),
+    ("search_job.spec.recipe.learning_rate", InvalidArgument, _recipe(learning_rate="fast")),
+    ("search_job.spec.recipe.momentum", InvalidArgument, _recipe(momentum="2")),
+    ("search_job.spec.recipe", InvalidArgument, _recipe(**{f"setting_{i}": "1" for i in range(201)})),
+    ("search_job.spec.search.source_version", InvalidArgument, _work(source_policy=SourcePolicy.VERSION)),
+    ("search_job.spec.search.source_version", InvalidArgument, _work(source_version="supernets/b/versions/1")),
     (
-        "search_job.spec.source_version",
+        "search_job.spec.search.source_version",
         InvalidArgument,
-        _spec(source_policy=SourcePolicy.VERSION, source_version="supernets/b/versions/0"),
+        _work(source_policy=SourcePolicy.VERSION, source_version="supernets/b/versions/0"),
     ),
     (
-        "search_job.spec.source_version",
+        "search_job.spec.search.source_version",
         NotFound,
-        _spec(source_policy=SourcePolicy.VERSION, source_version="supernets/b/versions/1"),
+        _work(source_policy=SourcePolicy.VERSION, source_version="supernets/b/versions/1"),
     ),
-    ("search_job.spec.transfer_mode", InvalidArgument, _spec(transfer_mode=TransferMode.SCRATCH)),
+    ("search_job.spec.search.transfer_mode", InvalidArgument, _work(transfer_mode=TransferMode.SCRATCH)),
     (
         "search_job.spec.search_space.family",
         InvalidSearchSpace,
@@ -175,22 +183,20 @@ def test_a_bad_job_is_refused_with_the_field_and_nothing_is_written(
 
 def test_a_variant_and_dropped_operations_are_kept_with_the_job(world: World) -> None:
     space = SpaceDescriptor(channels=8, partial_channels=4)
-    draft = world.job_draft("supernets/partial", search_space=space, variant=Variant.PC_DARTS, drop_shares=(0.3, 0.6))
+    recipe = {"variant": "pc-darts", "drop_shares": "0.3,0.6"}
+    draft = world.job_draft("supernets/partial", search_space=space, recipe=recipe)
     spec = world.catalog.jobs.get(world.catalog.jobs.create(draft).name).spec
     assert spec is not None
     assert spec.search_space is not None
-    assert (spec.variant, spec.drop_shares, spec.search_space.partial_channels) == (Variant.PC_DARTS, (0.3, 0.6), 4)
-    plain = world.catalog.jobs.create(world.job_draft()).spec
-    assert plain is not None
-    assert plain.variant is Variant.DARTS
+    assert (spec.recipe, spec.search_space.partial_channels) == (recipe, 4)
 
 
 def test_a_pool_job_needs_images_and_a_callers_job_does_not(world: World) -> None:
     dataset = world.dataset(with_images=False)
-    draft = SearchJob(supernet="supernets/a", dataset=dataset.name, spec=SearchSpec())
+    draft = SearchJob(supernet="supernets/a", dataset=dataset.name, spec=search_spec())
     with pytest.raises(ImagesMissing):
         world.catalog.jobs.create(draft)
-    assert world.catalog.jobs.create(replace(draft, spec=SearchSpec(executor=Executor.CALLER))).name
+    assert world.catalog.jobs.create(replace(draft, spec=search_spec(executor=Executor.CALLER))).name
 
 
 def test_spaces_must_agree_between_job_supernet_and_source(world: World) -> None:
@@ -201,7 +207,7 @@ def test_spaces_must_agree_between_job_supernet_and_source(world: World) -> None
     assert caught.value.field == "search_job.spec.search_space"
     with pytest.raises(SpaceMismatch) as caught:
         world.job("supernets/b", search_space=other, source_policy=SourcePolicy.VERSION, source_version=version.name)
-    assert caught.value.field == "search_job.spec.source_version"
+    assert caught.value.field == "search_job.spec.search.source_version"
 
 
 def test_head_as_source_becomes_the_version_that_it_is_now(world: World) -> None:

@@ -24,6 +24,7 @@ from supernet_registry.clients.wire.resources import (
     Phase,
     SearchJob,
     SearchSpec,
+    SearchWork,
     SourceDecision,
     SourcePolicy,
     SpaceDescriptor,
@@ -77,10 +78,9 @@ class Life:
         """Queue a job that the caller runs itself: so the registry needs no images."""
         spec = SearchSpec(
             search_space=SpaceDescriptor(family=SPACE.family, channels=4, cells=1),
-            source_policy=SourcePolicy.AUTO,
-            epochs=3,
+            search=SearchWork(source_policy=SourcePolicy.AUTO),
             seed=7,
-            recipe={"horizontal_flip": "true"},
+            recipe={"epochs": "3", "horizontal_flip": "true"},
             executor=Executor.CALLER,
         )
         job = SearchJob(

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from safetensors.numpy import save
 
-from supernet_registry.clients.wire.resources import Dataset, SearchJob, SearchSpec, SpaceDescriptor
+from supernet_registry.clients.wire.resources import Dataset, SearchJob, SearchSpec, SearchWork, SpaceDescriptor
 from supernet_registry.search.spaces import SearchSpace, make_space
 from supernet_registry.search.tasks import ImageDataset, dataset_from_arrays
 
@@ -42,4 +42,8 @@ def weights_blob(space: SearchSpace = SPACE, *, classes: int = 3, seed: int = 0,
 def job_for(dataset: Dataset, supernet: str = "tiny", space: SearchSpace = SPACE) -> SearchJob:
     """A draft of a search job."""
     descriptor = SpaceDescriptor(**space.to_json() | {"operations": space.operations})
-    return SearchJob(supernet=f"supernets/{supernet}", dataset=dataset.name, spec=SearchSpec(search_space=descriptor))
+    return SearchJob(
+        supernet=f"supernets/{supernet}",
+        dataset=dataset.name,
+        spec=SearchSpec(search_space=descriptor, search=SearchWork()),
+    )

@@ -13,6 +13,7 @@ import pytest
 from supernet_registry.clients.prepare import dataset_record
 from supernet_registry.clients.registry_client import RegistryClient
 from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.protocol import HEADER
 from supernet_registry.clients.wire.resources import (
     AbandonOutcome,
     EpochMetrics,
@@ -73,7 +74,7 @@ def test_a_sketch_too_large_for_one_message_travels_as_a_blob(client):
     request = CreateDatasetRequest(dataset=to_proto(dataset_record(data, retain_images=False), pb.Dataset))
     request.sketch_blob = blob
     with grpc.insecure_channel(client.address) as channel:
-        created = DatasetServiceStub(channel).CreateDataset(request, timeout=30)
+        created = DatasetServiceStub(channel).CreateDataset(request, timeout=30, metadata=(HEADER,))
     assert created.sketch_digest == hashlib.sha256(sketch).hexdigest()
     assert client.query_nearest_sources(blob).dataset_count == 1
     with pytest.raises(errors.NotFound):

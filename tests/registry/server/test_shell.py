@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from supernet_registry.clients.prepare import dataset_record
 from supernet_registry.clients.registry_client import RegistryClient
 from supernet_registry.clients.wire.convert import to_proto
+from supernet_registry.clients.wire.protocol import HEADER
 from supernet_registry.clients.wire.resources import Dataset, Supernet
 from supernet_registry.registry.server import auth, rpc
 from supernet_registry.registry.server.thread import ServerThread
@@ -53,7 +54,7 @@ def send(channel, method, raw: bytes, **options) -> grpc.StatusCode:
         call = channel.unary_stream(path_of(method))
     else:
         call = channel.unary_unary(path_of(method))
-    options = {"timeout": 30, **options}
+    options = {"timeout": 30, **options, "metadata": (HEADER, *options.get("metadata", ()))}
     try:
         answer = call(iter([raw]) if method.client_streaming else raw, **options)
         if method.server_streaming:
@@ -267,7 +268,7 @@ def test_a_drained_server_ends_watches_with_draining_and_where_to_go_on(tmp_path
         with grpc.insecure_channel(server.address) as channel:
             watch = channel.unary_stream("/supernet_registry.v1.SearchService/WatchSearchJob")
             request = searches_pb2.WatchSearchJobRequest(name=job.name)
-            events = watch(request.SerializeToString(), timeout=60)
+            events = watch(request.SerializeToString(), timeout=60, metadata=(HEADER,))
             first = searches_pb2.JobEvent.FromString(next(events))
             seen: list[grpc.RpcError] = []
             reader = threading.Thread(target=lambda: seen.append(failure_of(events)))
