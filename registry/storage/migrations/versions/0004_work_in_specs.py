@@ -35,7 +35,7 @@ def upgrade() -> None:
 
 def with_work(old: dict[str, Any]) -> dict[str, Any]:
     """A spec as revision 0003 stored it, as this one does."""
-    new = {name: old[name] for name in ("search_space", "seed", "executor") if name in old}
+    new: dict[str, Any] = {name: old[name] for name in ("search_space", "seed", "executor") if name in old}
     recipe = {name: json.dumps(old[name]) for name in _NUMBERS if old.get(name)}
     if old.get("child_epochs"):
         recipe["child_epochs"] = str(max(0, old["child_epochs"]))  # negative: no child network
@@ -51,7 +51,7 @@ def with_work(old: dict[str, Any]) -> dict[str, Any]:
     if recipe:
         new["recipe"] = recipe
     if old.get("datasets"):
-        work = {"datasets": old["datasets"]}
+        work: dict[str, Any] = {"datasets": old["datasets"]}
         if old.get("source_version"):
             work["base_version"] = old["source_version"]
         if old.get("without_replay"):
