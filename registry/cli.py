@@ -117,7 +117,7 @@ def token(
         output.print_fields([("token, shown once", secret), ("line for the tokens file", line)])
 
 
-app.command("evaluate", rich_help_panel=_SERVICE)(evaluate)
+app.command("evaluate", rich_help_panel=_SERVICE, epilog=getattr(evaluate, "epilog", None))(evaluate)
 
 
 @_database.command("upgrade")

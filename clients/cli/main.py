@@ -113,4 +113,4 @@ for _name, _command in (
     ("export", files.export),
     ("predict", predicting.predict),
 ):
-    app.command(_name)(_command)
+    app.command(_name, epilog=getattr(_command, "epilog", None))(_command)

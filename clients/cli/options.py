@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -20,6 +20,7 @@ from supernet_registry.clients.cli import names
 from supernet_registry.clients.wire.resources import TransferMode
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.recipe.settings import Setting, apply_settings, describe_settings
 
 if TYPE_CHECKING:
     from supernet_registry.clients.registry_client import RegistryClient
@@ -47,12 +48,7 @@ _PLACE_PANEL = "Where it runs"
 _Parameters = dict[str, tuple[Any, Any]]  # by name: annotation and default
 
 
-class Setting:
-    def __init__(self, name: str, type_: str) -> None:
-        self.name, self.type, self.metavar, self.meaning = name, type_, type_.upper(), name
-
-
-SETTINGS = [Setting(f.name, str(f.type)) for f in fields(Recipe)]
+_SETTINGS = {setting.name: setting for setting in describe_settings(Recipe.for_family("compact"))}
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,8 @@ def takes(*bundles: Bundle) -> Callable[[Callable[..., None]], Callable[..., Non
             options = {key: value for bundle in bundles for key, value in bundle.read(values).items()}
             command(*arguments, **given, options=options)
 
+        if RECIPE in bundles:
+            wrapper.epilog = _all_settings()  # type: ignore[attr-defined]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         del wrapper.__wrapped__
@@ -152,6 +150,7 @@ SPACE = Bundle({"space": (Family, None), **_SIZES}, _read_space)
 """The search space. Gives `space`, where any of it was given. Raises InvalidSearchSpace."""
 
 
+_WIDEST_METAVAR = 24
 _FLAGGED = (
     "epochs",
     "child_epochs",
@@ -168,15 +167,17 @@ _FLAGGED = (
 """Settings that have an option of their own, besides `--set`: the ones most used."""
 
 
-def _setting(setting: Setting) -> tuple[Any, Any]:
+def _flag(setting: Setting) -> tuple[Any, Any]:
     """The option of one setting; what it says is text, read with that of `--set`."""
-    flag = f"--{setting.name.replace('_', '-')}"
-    if setting.type == "bool":
-        return Annotated[bool, typer.Option(flag, help=setting.meaning, rich_help_panel=_RECIPE_PANEL)], False
+    meaning = f"{setting.meaning[0].upper()}{setting.meaning[1:]}."
+    name = f"--{setting.name.replace('_', '-')}"
+    if setting.kind == "true or false":
+        return Annotated[bool, typer.Option(name, help=meaning, rich_help_panel=_RECIPE_PANEL)], False
+    words = "|".join(setting.choices)
     option = typer.Option(
-        flag,
-        metavar=setting.metavar,
-        help=setting.meaning,
+        name,
+        metavar=words if 0 < len(words) <= _WIDEST_METAVAR else "VALUE",
+        help=meaning if len(words) <= _WIDEST_METAVAR else f"{meaning} One of {', '.join(setting.choices)}.",
         show_default="the recipe's",
         rich_help_panel=_RECIPE_PANEL,
     )
@@ -197,8 +198,6 @@ _Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_he
 
 def _read_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as text by name, checked before anything is sent. Raises InvalidArgument."""
-    from supernet_registry.search.recipe.settings import apply_settings
-
     settings = {name: str(values[name]).lower() if values[name] is True else values[name] for name in _FLAGGED}
     settings = {name: text for name, text in settings.items() if text not in (None, False)}
     for text in values["set"] or ():
@@ -211,10 +210,20 @@ def _read_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 RECIPE = Bundle(
-    {**{setting.name: _setting(setting) for setting in SETTINGS if setting.name in _FLAGGED}, "set": (_Set, None)},
+    {**{name: _flag(_SETTINGS[name]) for name in _FLAGGED}, "set": (_Set, None)},
     _read_recipe,
 )
 """How a search is run. Gives `recipe`: settings as text by name."""
+
+
+def _all_settings() -> str:
+    """The settings that `--set` takes, a paragraph each."""
+    lines = ["Settings that --set takes, with their defaults in the space compact:"]
+    for setting in _SETTINGS.values():
+        limits = "one of " + ", ".join(setting.choices) if setting.choices else setting.bounds or setting.kind
+        lines.append(f"{setting.name}={setting.default or '(none)'} - {setting.meaning} ({limits})")
+    return "\n\n".join(lines)
+
 
 SEED = Bundle({"seed": (_Seed, 0)}, lambda values: {"seed": values["seed"]})
 

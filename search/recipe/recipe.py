@@ -10,12 +10,14 @@ A new setting is one line here; whatever reads, checks, lists or explains settin
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.recipe.fields import check_values, rules_of, setting
-from supernet_registry.search.spaces import SearchSpace
 from supernet_registry.search.strategies import DERIVATIONS, VARIANTS
+
+if TYPE_CHECKING:  # a command's help reads the fields, and must not load numpy for it
+    from supernet_registry.search.spaces import SearchSpace
 
 __all__ = ["Recipe"]
 
@@ -184,12 +186,15 @@ class Recipe:
     @classmethod
     def for_space(cls, space: SearchSpace) -> Self:
         """The default recipe of a space's family."""
-        return cls(**_FAMILIES.get(space.family, {}))
+        return cls.for_family(space.family)
+
+    @classmethod
+    def for_family(cls, family: str) -> Self:
+        """The default recipe of a family of search spaces."""
+        return cls(**_FAMILIES.get(family, {}))
 
     def override(self, **values: Any) -> Self:
-        """This recipe with some fields replaced; zero, empty and None leave a field as it is.
-
-        Fewer `epochs` shorten a warm search too. Negative `child_epochs` mean no child network.
+        """This recipe with some fields replaced; fewer `epochs` shorten a warm search, unless `warm_epochs` are given.
 
         Raises:
             InvalidArgument: a field is unknown or its value out of range.
@@ -198,12 +203,9 @@ class Recipe:
         for name in values:
             if name not in known:
                 raise InvalidArgument(f"A recipe has no field {name!r}.", remedy="Correct the name.", field=name)
-        given = {name: value for name, value in values.items() if value}
-        if given.get("child_epochs", 0) < 0:
-            given["child_epochs"] = 0
-        if "epochs" in given and "warm_epochs" not in given:
-            given["warm_epochs"] = min(self.warm_epochs, given["epochs"])
-        recipe = replace(self, **given)
+        if "epochs" in values:
+            values.setdefault("warm_epochs", min(self.warm_epochs, values["epochs"]))
+        recipe = replace(self, **values)
         recipe.check()
         return recipe
 

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.recipe.fields import rules_of
 from supernet_registry.search.recipe.recipe import Recipe
-from supernet_registry.search.spaces import SearchSpace
 
 __all__ = ["Setting", "apply_settings", "describe_settings", "settings_text"]
 
@@ -28,16 +27,16 @@ class Setting:
 
     name: str
     kind: str  # what its value is, in words: a number, true or false, ...
-    default: str  # of the space that was asked about, as `apply_settings` reads it
+    default: str  # of the recipe that was asked about, as `apply_settings` reads it
     bounds: str  # in words; empty where there are none
     choices: tuple[str, ...]  # all that a word may be; none for a number
     meaning: str  # in one line
     read_by: tuple[str, ...]  # the only strategies that look at it; none if it does not depend on them
 
 
-def describe_settings(space: SearchSpace, kind: type[Recipe] = Recipe) -> list[Setting]:
-    """Every setting of a recipe, in order, with the defaults of a space: for help, docs and trackers."""
-    defaults = kind.for_space(space)
+def describe_settings(defaults: Recipe) -> list[Setting]:
+    """Every setting of a recipe, in order, with that recipe's values as defaults: for help, docs and trackers."""
+    kind = type(defaults)
     rules, kinds = dict(rules_of(kind)), _kinds(kind)
     readers = [strategy for rule in rules.values() if rule.axis for strategy in rule.axis]
     return [
@@ -55,9 +54,9 @@ def describe_settings(space: SearchSpace, kind: type[Recipe] = Recipe) -> list[S
 
 
 def apply_settings(recipe: _Recipe, settings: Mapping[str, str], *, field: str = "recipe") -> _Recipe:
-    """The recipe with some fields replaced. Unlike `Recipe.override` it takes zeros at their word.
+    """The recipe with some fields replaced. As `Recipe.override` with values as text.
 
-    Fewer `epochs` shorten a warm search too, unless `warm_epochs` are given.
+    Fewer `epochs` shorten a warm search, too, unless `warm_epochs` are given.
 
     Args:
         recipe: what to begin with.

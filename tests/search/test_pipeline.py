@@ -287,7 +287,7 @@ def test_scratch_mode_ignores_candidates(candidate, cold):
 
 
 def test_no_child_is_trained_when_none_is_wanted():
-    result = run(recipe=RECIPE.override(child_epochs=-1))
+    result = run(recipe=RECIPE.override(child_epochs=0))
     assert (result.child, result.child_steps, result.child_parameters, result.child_macs) == (None, 0, 0, 0)
 
 

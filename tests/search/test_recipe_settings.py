@@ -75,7 +75,7 @@ def test_fewer_epochs_shorten_a_warm_search_unless_its_own_are_given() -> None:
 @pytest.mark.parametrize("family", ["compact", "nas-bench-201", "darts"])
 def test_every_setting_says_what_it_means_and_is_read_back_from_its_default(family: str) -> None:
     space = make_space(family)
-    described = describe_settings(space)
+    described = describe_settings(Recipe.for_space(space))
     assert [one.name for one in described] == [field.name for field in fields(Recipe)]
     for one in described:
         assert one.meaning
@@ -86,7 +86,7 @@ def test_every_setting_says_what_it_means_and_is_read_back_from_its_default(fami
 
 
 def test_a_setting_tells_bounds_choices_and_who_reads_it() -> None:
-    described = {one.name: one for one in describe_settings(make_space("compact"))}
+    described = {one.name: one for one in describe_settings(Recipe.for_family("compact"))}
     assert described["child_channels"].bounds == "between 0 and 1024"
     assert described["alpha_betas"].bounds == "at least 0 and less than 1"
     assert described["optimizer"].choices == ("sgd", "adamw")
@@ -105,7 +105,7 @@ class More(Recipe):
 def test_a_new_setting_is_one_line() -> None:
     """It is described, read from text and checked without being named anywhere else."""
     space = make_space("compact")
-    last = describe_settings(space, More)[-1]
+    last = describe_settings(More.for_space(space))[-1]
     assert (last.name, last.kind, last.default, last.bounds) == ("sparkle", "a number", "0.25", "between 0.0 and 2.0")
     assert last.meaning == "how much it sparkles"
     recipe = apply_settings(More.for_space(space), {"sparkle": "1.5"})
