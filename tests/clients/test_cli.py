@@ -99,8 +99,8 @@ def test_the_version_is_the_distributions(cli: Cli) -> None:
         (["jobs", "--state", "sleeping"], "sleeping"),
         (["nearest", "x.npz", "--top-k", "1000"], "--top-k"),
         (["nearest", "x.npz", "--frobnicate"], "--frobnicate"),
-        (["search", "x.npz", "--name", "x", "--variant", "nas-net"], "darts-2nd"),
-        (["search", "x.npz", "--name", "x", "--drop-at", "2"], "--drop-at"),
+        (["search", "x.npz", "--name", "x", "--variant", "nas-net"], "Unknown variant"),
+        (["search", "x.npz", "--name", "x", "--drop-shares", "2"], "drop_shares"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_points_to_help(cli: Cli, words: list[str], message: str) -> None:
