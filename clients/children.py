@@ -44,7 +44,7 @@ def require_child(version: SupernetVersion) -> str:
     if not version.child_blob:
         raise NotPossibleNow(
             f"{version.name} has no child network.",
-            remedy="Search again without `--child-epochs -1`; `download` gives the supernet.",
+            remedy="Search again without `--child-epochs 0`; `download` gives the supernet.",
             field="version",
         )
     return version.child_blob

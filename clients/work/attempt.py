@@ -34,7 +34,6 @@ from supernet_registry.search.recipe.settings import apply_settings
 from supernet_registry.search.results import NEAREST, Candidate, Decision, Epoch, Listener, PipelineResult
 from supernet_registry.search.spaces import SearchSpace, space_from_fields
 from supernet_registry.search.tasks import ImageDataset, unpack_images
-from supernet_registry.search.training.devices import device_name
 
 __all__ = ["Attempt"]
 
@@ -214,6 +213,7 @@ class Attempt:
 
     def _write_back(self, result: PipelineResult) -> SupernetVersion:
         """Upload the result's blobs and complete the job; both may be repeated without harm."""
+        from supernet_registry.search.training.devices import device_name
 
         def upload_and_complete() -> tuple[SupernetVersion, bool]:
             weights = self._client.upload_blob(result.weights)

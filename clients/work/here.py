@@ -44,11 +44,13 @@ def run_job_here(
         Conflict: another process is running the job.
         SearchCancelled: interrupted by Ctrl-C; the job can be continued.
     """
-    from supernet_registry.clients.work.job_runner import device_name, require_torch, run_leased_job
+    from supernet_registry.clients.work.job_runner import require_torch, run_leased_job
 
     if job.state.ended:
         return job
     require_torch()
+    from supernet_registry.search.training.devices import device_name
+
     limit_threads()
     worker = f"{platform.node() or 'caller'}/{os.getpid()}"
     leased = None

@@ -27,12 +27,10 @@ from supernet_registry.clients.wire.resources import (
     SupernetVersion,
 )
 from supernet_registry.clients.work.attempt import Attempt
-from supernet_registry.clients.work.candidates import choose_candidates
 from supernet_registry.clients.work.lease_keeper import LeaseKeeper
 from supernet_registry.search.tasks import ImageDataset
-from supernet_registry.search.training.devices import device_name
 
-__all__ = ["choose_candidates", "device_name", "require_torch", "run_leased_job"]
+__all__ = ["require_torch", "run_leased_job"]
 
 _log = logging.getLogger(__name__)
 

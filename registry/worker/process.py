@@ -21,7 +21,7 @@ from types import FrameType
 from supernet_registry.clients.channel.retry import Backoff
 from supernet_registry.clients.registry_client import RegistryClient
 from supernet_registry.clients.wire.errors import InvalidArgument, SupernetRegistryError
-from supernet_registry.clients.work.job_runner import device_name, require_torch, run_leased_job
+from supernet_registry.clients.work.job_runner import require_torch, run_leased_job
 from supernet_registry.clients.work.threads import limit_threads
 
 __all__ = ["main"]
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace, leaving: threading.Event) -> None:
     """Serve the registry; under `torchrun` together with the other processes of the group, of which the first leads."""
     from supernet_registry.search.runs.together import dismiss, follow
-    from supernet_registry.search.training.devices import pick_device
+    from supernet_registry.search.training.devices import device_name, pick_device
     from supernet_registry.search.training.parallel import joined
     from supernet_registry.search.training.recording import CudaGraphs, recorded_passes
 

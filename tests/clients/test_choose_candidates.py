@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from supernet_registry.clients.wire.resources import NearestSources, SourceCandidate
-from supernet_registry.clients.work.job_runner import choose_candidates
+from supernet_registry.clients.work.candidates import choose_candidates
 
 
 def candidate(version: str, dataset: str = "", **values: Any) -> SourceCandidate:

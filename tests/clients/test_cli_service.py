@@ -224,7 +224,7 @@ def test_an_output_that_cannot_be_written_is_an_error_of_the_request(
 
 def test_a_version_without_a_child_network_cannot_be_exported(cli: Cli, bars: Path, tmp_path: Path) -> None:
     words = ["--channels", "4", "--epochs", "1", "--batch-size", "12", "--source", "scratch"]
-    result = cli("search", bars, "--name", "childless", *words, "--child-epochs", "-1", "--json").json
+    result = cli("search", bars, "--name", "childless", *words, "--child-epochs", "0", "--json").json
     assert result["child_test_accuracy"] is None
     assert cli("export", "childless", "--output", tmp_path / "x").code == 5
     assert not (tmp_path / "x").exists()

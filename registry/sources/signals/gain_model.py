@@ -33,7 +33,7 @@ decides what is worth a taste, and the taste decides.
 Selection bias. Only what was tasted is observed: eligible sources that were near, or that this model ranked high. It
 knows nothing of others, so it makes no prediction for a source further away, absolutely or compared with the nearest,
 than any tasted one, and extrapolates in no other feature. The caller should go on tasting the nearest source too
-(`clients.work.job_runner.choose_candidates` does): without it, later jobs could not say any more whether the model is
+(`clients.work.candidates.choose_candidates` does): without it, later jobs could not say any more whether the model is
 the better guide.
 """
 
