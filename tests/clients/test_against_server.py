@@ -20,6 +20,8 @@ from supernet_registry.clients import (
     NotFound,
     RegistryClient,
     RequestIdReused,
+    SearchSpec,
+    SearchWork,
     SourcePolicy,
     Supernet,
 )
@@ -117,10 +119,12 @@ def test_supernets_are_guarded_by_etags(client: RegistryClient) -> None:
 def test_jobs_are_validated_listed_and_cancelled(client: RegistryClient) -> None:
     """A dry run writes nothing; filters work; what has ended cannot be cancelled again unless it was."""
     registered = client.register_dataset(tiny_dataset())
-    draft = SearchJob(supernet="supernets/a", dataset=registered.name, stream="digits", stream_step=3)
+    spec = SearchSpec(search=SearchWork())
+    draft = SearchJob(supernet="supernets/a", dataset=registered.name, spec=spec, stream="digits", stream_step=3)
     checked = client.create_search_job(draft, validate_only=True)
     assert checked.spec is not None
-    assert checked.spec.source_policy is SourcePolicy.AUTO
+    assert checked.spec.search is not None
+    assert checked.spec.search.source_policy is SourcePolicy.AUTO
     assert list(client.list_search_jobs()) == []
 
     job = client.create_search_job(draft)

@@ -102,13 +102,13 @@ def test_a_generalist_is_a_job_and_its_version_a_candidate_of_every_later_search
     near = done(client, client.submit_search(tiny_dataset(6), name="near", **tiny))
     assert client.get_version(near.name).datasets == ()
     found = client.nearest(tiny_dataset(4), search_space=tiny_space(), top_k=1)
-    assert [(c.version, c.generalist) for c in found.candidates] == [(near.name, False), (version.name, True)]
+    assert [(c.version, c.origin) for c in found.candidates] == [(near.name, "nearest"), (version.name, "generalist")]
     offered = found.candidates[-1]
     assert offered.eligible
     assert offered.reasons[0].code == "GENERALIST"
     assert (offered.dataset, offered.tied, offered.predictions) == ("", False, {})
     elsewhere = client.nearest(tiny_dataset(4), search_space=replace(tiny_space(), channels=6))
-    assert not any(candidate.generalist for candidate in elsewhere.candidates)
+    assert not any(candidate.origin == "generalist" for candidate in elsewhere.candidates)
 
     target = client.submit_search(
         tiny_dataset(4), name="target", **quick(epochs=1, child_epochs=0, taste_candidates=1), space=tiny_space()

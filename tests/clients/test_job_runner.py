@@ -19,6 +19,8 @@ from supernet_registry.clients import (
     Phase,
     RegistryClient,
     SearchJob,
+    SearchSpec,
+    SearchWork,
     SupernetVersion,
     TransferMode,
 )
@@ -129,9 +131,9 @@ def test_a_job_says_whether_its_child_network_is_judged_by_the_validation_split(
         assert version is not None
         assert version.metrics is not None
         epochs = [event.epoch for event in client.watch_search_job(job.name) if event.epoch is not None]
-        assert [epoch.is_judged for epoch in epochs] == [True, holds_out]
-        assert (version.metrics.child_val_accuracy > 0.0) == holds_out
-        assert version.metrics.child_test_accuracy > 0.0
+        assert [epoch.val_accuracy is not None for epoch in epochs] == [True, holds_out]
+        assert (version.metrics.child_val_accuracy is not None) == holds_out
+        assert version.metrics.child_test_accuracy is not None
 
 
 def test_a_job_may_set_any_field_of_the_recipe(client: RegistryClient) -> None:
@@ -287,4 +289,6 @@ def test_a_pool_job_without_images_is_refused_at_submission(client: RegistryClie
     """The registry says so before anything is queued."""
     registered = client.register_dataset(tiny_dataset(), upload_images=False)
     with pytest.raises(ImagesMissing):
-        client.create_search_job(SearchJob(supernet="supernets/a", dataset=registered.name))
+        client.create_search_job(
+            SearchJob(supernet="supernets/a", dataset=registered.name, spec=SearchSpec(search=SearchWork()))
+        )
