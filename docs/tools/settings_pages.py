@@ -6,8 +6,8 @@ import ast
 import itertools
 from pathlib import Path
 
+from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.recipe.settings import Setting, describe_settings
-from supernet_registry.search.spaces import make_space
 from supernet_registry.search.strategies import AXES
 
 __all__ = ["settings", "strategies"]
@@ -23,7 +23,7 @@ def settings() -> str:
         "# Settings\n\n## Recipe\n\nEvery field can be set: `search --set NAME=VALUE`, or `recipe={name: value}` from"
         f" Python.\n\n| field | {spaces} | bounds | |\n|{'---|' * (len(SPACES) + 3)}\n"
     )
-    for rows in zip(*(describe_settings(make_space(name)) for name in SPACES), strict=True):
+    for rows in zip(*(describe_settings(Recipe.for_family(name)) for name in SPACES), strict=True):
         defaults = " | ".join(row.default for row in rows)
         text += f"| `{rows[0].name}` | {defaults} | {_bounds(rows[0])} | {_meaning(rows[0])} |\n"
     return text + _service()
