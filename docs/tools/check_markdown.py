@@ -29,6 +29,7 @@ _FOLDERS = "benchmarks|clients|docs|examples|protos|registry|search|tests"
 _OURS = {"supernet_registry", "search", "clients", "registry"}
 _FILE = re.compile(rf"(?<![\w/.-])(?:{_FOLDERS})/[\w./-]*")
 _MODULE = re.compile(r"\bsupernet_registry(?:\.\w+)+")
+_BENCHMARK = re.compile(r"python -m benchmarks ([a-z][a-z-]*)")
 _TARGET = re.compile(r"\bmake ([a-z]+(?: [a-z]+)*)")
 _SLUG: Callable[[str, str], str] = slugify(case="lower")
 
@@ -97,6 +98,9 @@ def _missing(tokens: list[Token], root: Path) -> Iterator[str]:
         for name in _MODULE.findall(code):
             if not _is_there(name, root):
                 yield f"module {name}"
+        for name in _BENCHMARK.findall(code):
+            if f'"{name}"' not in (root / "benchmarks/harness/command.py").read_text("utf-8"):
+                yield f"benchmark {name}"
         for target in (word for words in _TARGET.findall(code) for word in words.split()):
             if target not in targets:
                 yield f"target `make {target}`"

@@ -6,6 +6,8 @@ import ast
 import itertools
 from pathlib import Path
 
+from supernet_registry.registry.sources.offers import OFFERS
+from supernet_registry.registry.sources.signals import SIGNALS
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.recipe.settings import Setting, describe_settings
 from supernet_registry.search.strategies import AXES
@@ -32,7 +34,7 @@ def settings() -> str:
 def strategies() -> str:
     """The tables of strategies, where they are."""
     text = "# Strategies\n\nWhat can be chosen by name.\n"
-    for axis in AXES.values():
+    for axis in (*AXES.values(), OFFERS, SIGNALS):
         text += f"\n## `{axis.name}`\n\n{axis.help}\n\n| name | what | its settings |\n|---|---|---|\n"
         for strategy in axis:
             options = ", ".join(f"`{option}`" for option in strategy.options)

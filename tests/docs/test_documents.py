@@ -11,6 +11,8 @@ from typing import Any
 import griffe
 import pytest
 
+from supernet_registry.registry.sources.offers import OFFERS
+from supernet_registry.registry.sources.signals import SIGNALS
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.strategies import AXES
 from supernet_registry.v1 import blobs_pb2, common_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
@@ -42,6 +44,7 @@ def test_a_document_says_what_is_true(path: Path) -> None:
         ("![picture](nothing.png)", "no such target as nothing.png"),
         ("see `search/loop.py`", "no file search/loop.py"),
         ("see `supernet_registry.search.loop`", "no module supernet_registry.search.loop"),
+        ("`python -m benchmarks nothing`", "no benchmark nothing"),
         ("`make nothing`", "no target `make nothing`"),
         ("```sh\npython benchmarks/transfer.py\n```", "no file benchmarks/transfer.py"),
         ("```python\nfrom supernet_registry import Nothing\n```", "no Nothing in supernet_registry"),
@@ -134,7 +137,7 @@ def test_the_settings_page_has_every_field_of_the_recipe_and_every_option() -> N
 def test_the_strategies_page_has_every_strategy() -> None:
     """Of every axis, with its line of help."""
     page = tool("settings_pages")["strategies"]()
-    for axis in AXES.values():
+    for axis in (*AXES.values(), OFFERS, SIGNALS):
         for strategy in axis:
             assert strategy.help.replace("<", "&lt;") in page
 
