@@ -26,21 +26,20 @@ from from_scratch import HERE, STREAMS, TASKS, read_row, result_file
 from rich.console import Console
 from rich.table import Table
 
-from supernet_registry.clients import RegistryClient
-from supernet_registry.clients.plots import (
-    Curve,
-    CurvePanel,
-    accuracy_matrix,
-    compare,
-    learning_curves,
-    lineage_picture,
-    stream_summary,
+from supernet_registry import (
+    Experience,
+    JobEvent,
+    Lineage,
+    LineageEdge,
+    RegistryClient,
+    StreamListener,
+    StreamResult,
+    StreamRow,
+    TaskStream,
+    draw_cells,
+    plots,
+    run_stream,
 )
-from supernet_registry.clients.streams.results import StreamResult, StreamRow
-from supernet_registry.clients.streams.runner import StreamListener, run_stream
-from supernet_registry.clients.streams.stream import Experience, TaskStream
-from supernet_registry.clients.wire.resources import JobEvent, Lineage, LineageEdge
-from supernet_registry.search.children.drawing import draw_cells
 
 CONTRAST = ["print_greek", "fashion_tops_twin", "print_digits_wild"]
 """Tasks that are also searched from scratch. Each has a near relative earlier in the stream."""
@@ -54,16 +53,8 @@ def service(data_dir: Path) -> Iterator[str]:
     data_dir.mkdir(parents=True, exist_ok=True)
     ready = data_dir / "server.json"
     ready.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "supernet_registry.registry.cli",
-        "serve",
-        "--data-dir",
-        str(data_dir),
-        "--address",
-        "127.0.0.1:0",
-    ]
+    options = ["--data-dir", str(data_dir), "--address", "127.0.0.1:0"]
+    command = [sys.executable, "-P", "-m", "supernet_registry", "serve", *options]
     log = (data_dir / "serve.log").open("ab")
     with log, subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL) as process:
         try:
@@ -117,16 +108,16 @@ def contrast(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.terminate()
 
 
-def panel(warm: StreamRow, scratch: StreamRow) -> CurvePanel:
+def panel(warm: StreamRow, scratch: StreamRow) -> plots.CurvePanel:
     """The learning curves of a task, with and without a source. Both begin before the first step."""
-    cold = Curve.from_epochs("from scratch", scratch.curve, warm=False)
+    cold = plots.Curve.from_epochs("from scratch", scratch.curve, warm=False)
     tasted = [taste for taste in warm.tastes if not taste.version]  # scratch took part in the taste
     if tasted:
         accuracy = tasted[0].val_accuracies[0]
         cold = replace(cold, steps=(0, *cold.steps), accuracies=(accuracy, *cold.accuracies))
     # The registry may have decided for scratch, after a taste that counts: its curve is the registry's all the same.
-    own = replace(Curve.from_row(warm, f"from {short_version(warm.source)}"), warm=True)
-    return CurvePanel(warm.task_name, (own, cold))
+    own = replace(plots.Curve.from_row(warm, f"from {short_version(warm.source)}"), warm=True)
+    return plots.CurvePanel(warm.task_name, (own, cold))
 
 
 def short_version(name: str) -> str:
@@ -185,7 +176,7 @@ def print_contrast(pairs: list[tuple[StreamRow, StreamRow]]) -> list[dict[str, o
         curves = panel(warm, scratch)
         target = curves.target or 0.0
         steps = {curve.warm: curve.steps_to(target) for curve in curves.curves}
-        ratio = compare(curves)
+        ratio = plots.compare(curves)
         table.add_row(
             warm.task_name,
             f"{target:.1%}",
@@ -230,15 +221,15 @@ def draw(
         job.version: job.decision.ot_distance for job in client.list_search_jobs() if job.decision and job.version
     }
     drawn = [
-        learning_curves(
+        plots.learning_curves(
             [panel(warm, scratch) for warm, scratch in pairs],
             pictures / "learning_curves.png",
             title="What a warm start saves",
         ),
-        stream_summary(result, pictures / "stream.png", scratch={warm.step: scratch for warm, scratch in pairs}),
-        accuracy_matrix(result, pictures / "accuracy_matrix.png"),
-        lineage_picture(whole_lineage(client), pictures / "lineage.svg", distances=distances, title="Lineage"),
-        lineage_picture(whole_lineage(client), pictures / "lineage.png", distances=distances, title="Lineage"),
+        plots.stream_summary(result, pictures / "stream.png", scratch={warm.step: scratch for warm, scratch in pairs}),
+        plots.accuracy_matrix(result, pictures / "accuracy_matrix.png"),
+        plots.lineage_picture(whole_lineage(client), pictures / "lineage.svg", distances=distances, title="Lineage"),
+        plots.lineage_picture(whole_lineage(client), pictures / "lineage.png", distances=distances, title="Lineage"),
     ]
     for row in result.rows:
         draw_cells(row.genotype, pictures / "cells" / f"{row.step:02d}-{row.task_name}.svg", title=row.task_name)

@@ -12,10 +12,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from supernet_registry.clients.streams.results import StreamRow
-from supernet_registry.clients.streams.stream import Experience, TaskStream
-from supernet_registry.clients.wire.resources import EpochMetrics, Phase
-from supernet_registry.clients.work.threads import limit_threads
+from supernet_registry import EpochMetrics, Experience, Phase, StreamRow, TaskStream, limit_threads
 
 HERE = Path(__file__).parent
 TASKS = HERE / "tasks"
@@ -36,9 +33,7 @@ def read_row(path: Path) -> StreamRow:
 
 def search(experience: Experience) -> StreamRow:
     """Search one task with nothing to start from."""
-    from supernet_registry.search.recipe import Recipe
-    from supernet_registry.search.runs.pipeline import Epoch, Listener, run_pipeline
-    from supernet_registry.search.spaces import make_space
+    from supernet_registry import Epoch, Listener, Recipe, make_space, run_pipeline  # torch: after `limit_threads`
 
     class Collect(Listener):
         def __init__(self) -> None:

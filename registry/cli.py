@@ -16,10 +16,12 @@ import typer
 
 from supernet_registry.clients.cli import app, output, run
 from supernet_registry.clients.cli.connection import Server
+from supernet_registry.clients.cli.names import version_name
 from supernet_registry.registry.evaluation.command import evaluate
-from supernet_registry.search.errors import InvalidArgument, OptionalDependency
+from supernet_registry.search.errors import InvalidArgument, OptionalDependency, Unavailable
 
 if TYPE_CHECKING:
+    from supernet_registry.registry.publisher.drain import LoggedAgain
     from supernet_registry.registry.supervisor import Started
 
 __all__ = ["main"]
@@ -117,6 +119,51 @@ def token(
         output.print_fields([("token, shown once", secret), ("line for the tokens file", line)])
 
 
+@app.command(rich_help_panel=_SERVICE)
+def publish(
+    *,
+    versions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VERSION", help="With --again: only these; default: all.", show_default=False),
+    ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Log the models of published child networks again, as this release logs them."),
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First queue every job and supernet again, to fill a new MLflow store.")
+    ] = False,
+    data_dir: DataDir = Path("registry-data"),
+    mlflow_uri: Annotated[
+        str | None, typer.Option(help="MLflow tracking server; default: a SQLite store in the data folder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish to MLflow what waits, then exit; `serve` does so by itself. With --again, renew published models."""
+    try:
+        from supernet_registry.registry.publisher.process import open_publisher, publish_once
+        from supernet_registry.registry.settings import load_settings
+    except ModuleNotFoundError as error:
+        raise _missing("server", error) from error
+    if versions and not again:
+        raise InvalidArgument("Versions are named with --again only.", remedy="Add --again.", field="versions")
+    if again and rebuild:
+        raise InvalidArgument("--again and --rebuild exclude each other.", remedy="Run one, then the other.")
+    settings = load_settings(data_dir=data_dir)
+    with open_publisher(settings, mlflow_uri) as (publisher, _):
+        if again:
+            renewed = publisher.log_again(version_name(name) for name in versions or ())
+            _print_renewed(renewed, as_json=as_json)
+            return
+        report = publish_once(publisher, settings, rebuild=rebuild)
+    if as_json:
+        output.print_json(report)
+    else:
+        output.print_fields([("published", str(report.published)), ("refused", str(report.refused))])
+    if report.trouble:
+        raise Unavailable(f"MLflow is out of reach: {report.trouble}.", remedy="What is left waits; run this again.")
+
+
 app.command("evaluate", rich_help_panel=_SERVICE, epilog=getattr(evaluate, "epilog", None))(evaluate)
 
 
@@ -159,6 +206,22 @@ def _print_json(started: Started) -> None:
     """One line, unlike other commands: `serve` goes on, and a script must know when the answer is complete."""
     sys.stdout.write(json.dumps(output.plain(started) | {"pid": os.getpid()}, default=str) + "\n")
     sys.stdout.flush()
+
+
+def _print_renewed(renewed: LoggedAgain, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(renewed)
+        return
+    rows = [[output.short(name), what] for what, names in _fates(renewed) for name in names]
+    output.print_table(["~version", "model"], rows, empty="No version is published.")
+
+
+def _fates(renewed: LoggedAgain) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        ("logged again", renewed.logged),
+        ("as it should be, or no child network", renewed.left),
+        ("not in MLflow; --rebuild publishes it", renewed.missing),
+    ]
 
 
 def _missing(extra: str, error: ModuleNotFoundError) -> OptionalDependency:

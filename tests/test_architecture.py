@@ -20,7 +20,7 @@ FOLDERS = {"v1": ROOT / "protos" / NAME / "v1"}
 
 WINGS = {
     "search": """
-        errors _determinism results
+        errors _determinism results version
         strategies
         spaces
         recipe
@@ -163,6 +163,17 @@ def test_no_module_has_two_names() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.split() == []
+
+
+def test_no_module_of_the_tests_has_two_names() -> None:
+    """Here and now, in this process: pytest has imported every test and every helper before the first one runs."""
+    names: dict[Path, set[str]] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        place = Path(file).resolve() if file is not None else Path(sys.prefix)
+        if place.is_relative_to(ROOT) and not place.is_relative_to(sys.prefix):  # the environment may be in the tree
+            names.setdefault(place, set()).add(name)
+    assert {str(path): sorted(found) for path, found in names.items() if len(found) > 1} == {}
 
 
 def modules_loaded_by(code: str) -> set[str]:

@@ -19,6 +19,7 @@ from supernet_registry.clients.cli import (
     streaming,
 )
 from supernet_registry.clients.cli.connection import Server
+from supernet_registry.search.version import __version__
 
 __all__ = ["app"]
 
@@ -53,9 +54,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it with the flag's value
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("supernet-registry"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -1,11 +1,10 @@
-"""Child networks as MLflow models: safetensors, the name of what loads them, and MLflow's own description."""
+"""Child networks as MLflow models: safetensors, the code that loads and runs them, and MLflow's own description."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import warnings
-from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,17 @@ from mlflow import MlflowClient
 from supernet_registry.clients.wire.resources import SupernetVersion
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.publisher.mapping import TAG
+from supernet_registry.registry.publisher.model_code import LOADER, code_digest, requirements, write_code
 from supernet_registry.search.errors import BlobCorrupt, NotFinite, NotFound, UnsafeWeights, WeightsTooLarge
 from supernet_registry.search.storage.weights import WeightsInfo, check_weights
 
-__all__ = ["ARTIFACT_PATH", "log_child"]
+__all__ = ["ARTIFACT_PATH", "is_current", "log_child"]
 
 ARTIFACT_PATH = "child_network"
 """Folder of the model among the artifacts of a run."""
 
-_LOADER = "supernet_registry.clients.mlflow_loader"
+_CODE = f"{TAG}code"
+"""Key of the model's metadata: digest of the code that it carries."""
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +51,17 @@ def log_child(client: MlflowClient, catalog: Catalog, run_id: str, version: Supe
     return True
 
 
+def is_current(client: MlflowClient, run_id: str) -> bool:
+    """Whether the model in a run is there, and carries the code that this release would give it."""
+    from mlflow.models import Model
+
+    if not any(file.path == f"{ARTIFACT_PATH}/MLmodel" for file in client.list_artifacts(run_id, ARTIFACT_PATH)):
+        return False
+    with tempfile.TemporaryDirectory(prefix="supernet-registry-") as folder:
+        model = Model.load(client.download_artifacts(run_id, f"{ARTIFACT_PATH}/MLmodel", folder))
+    return bool((model.metadata or {}).get(_CODE) == code_digest())
+
+
 def _save(path: Path, blob: Path, version: SupernetVersion, info: WeightsInfo) -> None:
     """Write the model's folder; runs neither the network nor its loader."""
     with warnings.catch_warnings():
@@ -63,13 +75,15 @@ def _save(path: Path, blob: Path, version: SupernetVersion, info: WeightsInfo) -
         probabilities = TensorSpec(np.dtype(np.float32), (-1, info.n_classes))
         save_model(
             path,
-            loader_module=_LOADER,
+            loader_module=LOADER,
             data_path=str(blob),
+            code_paths=write_code(blob.parent),
             signature=ModelSignature(Schema([images]), Schema([probabilities])),
-            pip_requirements=[f"supernet-registry[worker,mlflow]=={installed('supernet-registry')}"],
+            pip_requirements=requirements(),
             metadata={
                 f"{TAG}version": version.name,
                 f"{TAG}genotype": version.genotype,
                 f"{TAG}class_names": info.metadata.get("class_names"),
+                _CODE: code_digest(),
             },
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from supernet_registry.clients.wire.resources import SupernetVersion
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.outbox import OutboxRow
 from supernet_registry.registry.publisher import backlog
@@ -18,9 +19,9 @@ from supernet_registry.registry.publisher.models import ModelPublisher
 from supernet_registry.registry.publisher.runs import RunPublisher
 from supernet_registry.registry.publisher.store import TrackingStore, connect
 from supernet_registry.registry.storage import failpoints
-from supernet_registry.search.errors import NotFound, TryLater
+from supernet_registry.search.errors import NotFound, TryLater, Unavailable
 
-__all__ = ["Publisher", "Report"]
+__all__ = ["LoggedAgain", "Publisher", "Report"]
 
 PAGE_ROWS = 200
 RETRY_AFTER_S = 1.0
@@ -42,6 +43,21 @@ class Report:
     published: int = 0
     refused: int = 0
     trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedAgain:
+    """What became of the models that were to be logged again, by the names of their versions.
+
+    Attributes:
+        logged: have a new model.
+        left: have no child network, or the model that they would get.
+        missing: are not in MLflow, or no longer.
+    """
+
+    logged: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 class Publisher:
@@ -77,6 +93,42 @@ class Publisher:
     def rebuild(self) -> int:
         """Queue everything anew for publishing; into a store that has it already, nothing is written twice."""
         return backlog.refill(self._catalog.engine)
+
+    def log_again(self, names: Iterable[str] = ()) -> LoggedAgain:
+        """Log the models of published versions anew (of all, where none is named), as this release logs them.
+
+        Doing it twice does nothing the second time; doing it while another publisher works does no harm.
+
+        Raises:
+            NotFound, InvalidArgument: there is no such version in the registry.
+            Unavailable: MLflow cannot be reached; what was logged stays.
+        """
+        outcome: dict[str, list[str]] = {"logged": [], "left": [], "missing": []}
+        try:
+            _, _, models = self._connect()
+            for version in self._versions(names):
+                try:
+                    outcome["logged" if models.log_again(version) else "left"].append(version.name)
+                except NotFound:
+                    outcome["missing"].append(version.name)
+        except (MlflowException, OSError) as error:
+            raise Unavailable(
+                f"MLflow at {self._store.public_uri} is out of reach: {_one_line(error)}.",
+                remedy="Try again when it answers.",
+            ) from error
+        return LoggedAgain(**{kind: tuple(found) for kind, found in outcome.items()})
+
+    def _versions(self, names: Iterable[str]) -> list[SupernetVersion]:
+        named = [self._catalog.supernets.get_version(name) for name in names]
+        if named:
+            return named
+        versions: list[SupernetVersion] = []
+        token = ""
+        while True:
+            page, token = self._catalog.supernets.list_versions(page_token=token)
+            versions += page
+            if not token:
+                return versions
 
     def _connect(self) -> tuple[MlflowClient, RunPublisher, ModelPublisher]:
         if self._connected is None:

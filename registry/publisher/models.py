@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from supernet_registry.clients.wire.resources import Supernet, SupernetVersion
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.outbox import MlflowVersion
-from supernet_registry.registry.publisher.child_models import ARTIFACT_PATH, log_child
+from supernet_registry.registry.publisher.child_models import ARTIFACT_PATH, is_current, log_child
 from supernet_registry.registry.publisher.failures import Rejected, is_missing
 from supernet_registry.registry.publisher.mapping import (
     LABEL_TAG,
@@ -63,6 +63,32 @@ class ModelPublisher:
                     MlflowVersion(version=version.name, model_name=model_name, model_version=number)
                 )
         self._point_head(model_name, published.get(supernet.head))
+
+    def log_again(self, version: SupernetVersion) -> bool:
+        """Log the child network of a published version anew, unless its model is what this release would log.
+
+        Returns whether it was logged. The model version, its number and its aliases stay.
+
+        Raises:
+            NotFound: the version has not been published, or MLflow has lost its run.
+        """
+        model_name = version.name.split("/")[1]
+        number = self._catalog.mlflow_links.versions(model_name).get(version.name)
+        try:
+            found = None if number is None else self._client.get_model_version(model_name, number)
+            if found is not None and not is_current(self._client, str(found.run_id)):
+                return log_child(self._client, self._catalog, str(found.run_id), version)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            found = None
+        if found is None:
+            raise NotFound(
+                f"{version.name} is not in MLflow.",
+                remedy="`supernet-registry publish --rebuild` publishes what is missing there.",
+                field="versions",
+            )
+        return False
 
     def _delete(self, model_name: str) -> None:
         model = self._model(model_name)

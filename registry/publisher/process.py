@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.publisher.store import tracking_store
 from supernet_registry.registry.settings import Settings
-from supernet_registry.search.errors import OptionalDependency, SupernetRegistryError
+from supernet_registry.search.errors import NotPossibleNow, OptionalDependency, SupernetRegistryError
 
 if TYPE_CHECKING:
-    from supernet_registry.registry.publisher.drain import Publisher
+    from supernet_registry.registry.publisher.drain import Publisher, Report
 
-__all__ = ["Backoff", "main", "run_until_stopped"]
+__all__ = ["Backoff", "main", "open_publisher", "publish_once", "run_until_stopped"]
 
 POLL_S = 1.0
 """Pause between two looks at an empty outbox: an indexed query on a local file."""
@@ -68,6 +68,18 @@ def run_until_stopped(publisher: Publisher, stop: threading.Event) -> None:
             stop.wait(POLL_S)
 
 
+def publish_once(publisher: Publisher, settings: Settings, *, rebuild: bool = False) -> Report:
+    """Publish what waits, as the only publisher of the data folder.
+
+    Raises:
+        NotPossibleNow: one does.
+    """
+    with _only_one(settings.data_dir / "publisher.lock", wait=False):
+        if rebuild:
+            _logger.info("%d entries queued again", publisher.rebuild())
+        return publisher.drain()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of `python -m supernet_registry.registry.publisher`.
 
@@ -77,24 +89,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        publisher_type = _publisher_type()
-        settings = Settings(data_dir=arguments.data_dir)
-        store = tracking_store(settings.data_dir, arguments.tracking_uri or settings.mlflow_tracking_uri)
         if arguments.parent_pid:
             _exit_with_parent(arguments.parent_pid)
-        _logger.info("publishing to %s", store.public_uri)
-        catalog = Catalog.open(settings)
-        try:
-            publisher = publisher_type(catalog, store)
+        settings = Settings(data_dir=arguments.data_dir)
+        with open_publisher(settings, arguments.tracking_uri) as (publisher, catalog):
             if arguments.rebuild:
                 _logger.info("%d entries queued again", publisher.rebuild())
             with _only_one(settings.data_dir / "publisher.lock"):
                 return _run(publisher, catalog, once=arguments.once)
-        finally:
-            catalog.close()
     except SupernetRegistryError as error:
         _logger.error("%s", error)
         return error.exit_code
+
+
+@contextmanager
+def open_publisher(settings: Settings, tracking_uri: str | None = None) -> Iterator[tuple[Publisher, Catalog]]:
+    """A publisher, and the open catalog that it publishes; None for the settings' own tracking server.
+
+    Raises:
+        OptionalDependency: MLflow is not installed.
+        SupernetRegistryError: the catalog cannot be opened; the type says why.
+    """
+    publisher_type = _publisher_type()
+    store = tracking_store(settings.data_dir, tracking_uri or settings.mlflow_tracking_uri)
+    _logger.info("publishing to %s", store.public_uri)
+    catalog = Catalog.open(settings)
+    try:
+        yield publisher_type(catalog, store), catalog
+    finally:
+        catalog.close()
 
 
 def _publisher_type() -> type[Publisher]:
@@ -138,12 +161,21 @@ def _run(publisher: Publisher, catalog: Catalog, *, once: bool) -> int:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Wait until no other publisher works on this data folder; the kernel frees the lock of a dead one."""
+def _only_one(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Wait until no other publisher works on this data folder; the kernel frees the lock of a dead one.
+
+    Raises:
+        NotPossibleNow: another one does, and it is not to be waited for.
+    """
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError as error:
+            if not wait:
+                raise NotPossibleNow(
+                    "Another publisher works on this data folder: `serve` starts one.",
+                    remedy="It publishes by itself; stop it first where everything is to be published again.",
+                ) from error
             _logger.info("another publisher works on this data folder; waiting until it has ended")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
