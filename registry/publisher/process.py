@@ -31,7 +31,7 @@ POLL_S = 1.0
 """Pause between two looks at an empty outbox: an indexed query on a local file."""
 PARENT_POLL_S = 1.0
 
-_logger = logging.getLogger("supernet_registry.registry.publisher")
+_logger = logging.getLogger(__name__)
 
 
 class Backoff:

@@ -26,7 +26,7 @@ from supernet_registry.clients.work.threads import limit_threads
 
 __all__ = ["main"]
 
-_log = logging.getLogger("supernet_registry.worker")
+_log = logging.getLogger(__name__)
 
 _POLL_S = 2.0
 """How long one request for a job waits at the server; also how long an idle worker takes to leave."""

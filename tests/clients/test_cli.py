@@ -252,6 +252,6 @@ def test_the_result_of_a_search_shows_people_who_tasted(capsys: pytest.CaptureFi
 
 
 def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
-    command = f"{sys.executable} -m clients.cli --help | head -1 > {os.devnull}"
+    command = f"{sys.executable} -m supernet_registry.clients.cli --help | head -1 > {os.devnull}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.stderr == ""
