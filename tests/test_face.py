@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -85,14 +86,24 @@ def test_the_version_is_said_once() -> None:
     assert supernet_registry.__version__ == __version__
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_examples_need_nothing_but_the_face(example: Path) -> None:
-    """A user may copy them: what they import of ours has a name in `supernet_registry`."""
-    for node in ast.walk(ast.parse(example.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+def programs() -> dict[str, str]:
+    """What users read and copy: the examples, and the Python in README and documents."""
+    found = {f"examples/{path.name}": path.read_text() for path in (ROOT / "examples").glob("*.py")}
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for number, block in enumerate(
+            re.findall(r"^```py(?:thon)?\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        ):
+            found[f"{page.relative_to(ROOT)}:{number}"] = block
+    return found
+
+
+@pytest.mark.parametrize("program", sorted(programs()))
+def test_what_users_copy_needs_nothing_but_the_face(program: str) -> None:
+    """What it imports of ours has a name in `supernet_registry`, or is one of its errors."""
+    for node in ast.walk(ast.parse(programs()[program])):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "supernet_registry":
             assert node.module in {"supernet_registry", "supernet_registry.errors"}
             known = supernet_registry.__all__ if node.module == "supernet_registry" else tree.__all__
-            assert set(names) <= set(known)
+            assert {alias.name for alias in node.names} <= set(known)
         elif isinstance(node, ast.Import):
-            assert not any(name.startswith("supernet_registry.") for name in names)
+            assert not any(alias.name.startswith("supernet_registry.") for alias in node.names)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from supernet_registry.search.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["device_name", "pick_device", "send"]
 
@@ -18,6 +21,8 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU; any other name is torch's."""
+    import torch  # here: who asks for a device says so himself where torch is missing
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
@@ -28,6 +33,8 @@ def device_name(device: str = "auto") -> str:
 
     Raises InvalidArgument where there is no such device.
     """
+    import torch
+
     try:
         chosen = pick_device(device)
         return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
