@@ -2,6 +2,7 @@
 
     with Catalog.open(settings) as catalog:      # any process: server, publisher, tools, tests
         catalog.datasets, .supernets, .jobs      # what users ask for
+        catalog.distances, .embeddings, .sources # what a nearest-source query reads
         catalog.dataset_points, .tastes          # what the map and the gain model need
         catalog.leases, .write_back              # what workers need
         catalog.blobs, .uploads                  # bytes
@@ -21,9 +22,12 @@ import sqlalchemy as sa
 from supernet_registry.registry.catalog.blobs import Blobs
 from supernet_registry.registry.catalog.dataset_points import DatasetPoints
 from supernet_registry.registry.catalog.datasets import Datasets
+from supernet_registry.registry.catalog.distances import DistanceCache
+from supernet_registry.registry.catalog.embeddings import StoredEmbeddings
 from supernet_registry.registry.catalog.jobs import Jobs
 from supernet_registry.registry.catalog.leases import Leases
 from supernet_registry.registry.catalog.outbox import MlflowLinks, Outbox
+from supernet_registry.registry.catalog.sources import SourceStamps
 from supernet_registry.registry.catalog.supernets import Supernets
 from supernet_registry.registry.catalog.sweep import Sweeper
 from supernet_registry.registry.catalog.tastes import Tastes
@@ -31,7 +35,7 @@ from supernet_registry.registry.catalog.uploads import Uploads
 from supernet_registry.registry.catalog.write_back import WriteBack
 from supernet_registry.registry.clock import Clock, utc_now
 from supernet_registry.registry.settings import Settings
-from supernet_registry.registry.storage.blobs.local import LocalBlobStore
+from supernet_registry.registry.storage.blobs import open_store
 from supernet_registry.registry.storage.blobs.store import BlobStore
 from supernet_registry.registry.storage.database import open_database
 
@@ -46,6 +50,9 @@ class Catalog:
         self.blobs = Blobs(engine, store, clock, grace_seconds=settings.blob_grace_seconds)
         self.uploads = Uploads(engine, self.blobs, settings, clock)
         self.datasets = Datasets(engine, self.blobs, clock)
+        self.distances = DistanceCache(engine)
+        self.embeddings = StoredEmbeddings(engine)
+        self.sources = SourceStamps(engine)
         self.dataset_points = DatasetPoints(engine)
         self.tastes = Tastes(engine)
         self.supernets = Supernets(engine, clock)
@@ -58,7 +65,7 @@ class Catalog:
 
     @classmethod
     def open(cls, settings: Settings, *, clock: Clock = utc_now) -> Catalog:
-        """Open the database (creating it where there is none) and the local blob store in `settings.data_dir`.
+        """Open the database (creating it where there is none) and the blob store that the settings name.
 
         Raises:
             SchemaMismatch: the database is of another release.
@@ -67,7 +74,7 @@ class Catalog:
         """
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         engine = open_database(settings.resolved_database_url)
-        return cls(engine, LocalBlobStore(settings.blobs_dir), settings, clock)
+        return cls(engine, open_store(settings), settings, clock)
 
     def close(self) -> None:
         """Close all connections."""

@@ -19,13 +19,11 @@ from supernet_registry.registry.catalog.dataset_checks import (
     check_images,
     read_sketch,
 )
-from supernet_registry.registry.catalog.distances import DistanceCache
-from supernet_registry.registry.catalog.embeddings import StoredEmbeddings, to_bytes
+from supernet_registry.registry.catalog.embeddings import to_bytes
 from supernet_registry.registry.catalog.generalists import uses_dataset
 from supernet_registry.registry.catalog.idempotency import body_digest, check_request_id, remembered
 from supernet_registry.registry.catalog.paging import read_page
 from supernet_registry.registry.catalog.records import check_etag, etag, next_count
-from supernet_registry.registry.catalog.sources import SourceStamps
 from supernet_registry.registry.catalog.versions import batches
 from supernet_registry.registry.clock import Clock
 from supernet_registry.registry.storage.database import run_write, transaction
@@ -40,13 +38,11 @@ DatasetPage: TypeAlias = tuple[list[Dataset], str]
 _BY_IDS = datasets.select().where(datasets.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
-class Datasets(DistanceCache, SourceStamps, StoredEmbeddings):
-    """DatasetService's calls, and what nearest-source queries read."""
+class Datasets:
+    """DatasetService's calls."""
 
     def __init__(self, engine: sa.Engine, blobs: Blobs, clock: Clock) -> None:
-        DistanceCache.__init__(self, engine)
-        SourceStamps.__init__(self, engine)
-        StoredEmbeddings.__init__(self, engine)
+        self._engine = engine
         self._blobs = blobs
         self._clock = clock
 

@@ -62,7 +62,7 @@ def pair(digest_a: str, digest_b: str) -> Pair:
 
 
 class DistanceCache:
-    """Distances that were computed before, and their distribution: a part of `Datasets`."""
+    """Distances that were computed before, and their distribution."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

@@ -55,7 +55,7 @@ class Renewal:
 
 
 class StoredEmbeddings:
-    """Embeddings by dataset and in the order of their changes: a part of `Datasets`."""
+    """Embeddings by dataset and in the order of their changes."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

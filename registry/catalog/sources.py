@@ -55,7 +55,7 @@ _VERSIONS = select_versions().where(versions.c.row_id.in_(sa.bindparam("rows", e
 
 
 class SourceStamps:
-    """Reads of versions by dataset: a part of `Datasets`."""
+    """Reads of versions by dataset."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

@@ -20,7 +20,6 @@ from supernet_registry.registry.catalog.uploads import Uploads
 from supernet_registry.registry.clock import Clock
 from supernet_registry.registry.settings import Settings
 from supernet_registry.registry.storage import failpoints
-from supernet_registry.registry.storage.blobs.local import LocalBlobStore
 from supernet_registry.registry.storage.database import run_write, transaction
 from supernet_registry.registry.storage.schema import blobs, datasets, jobs, metadata
 
@@ -55,7 +54,7 @@ class Sweeper:
         images_dropped = self._drop_images()
         self._register_strays()
         freed = [self._delete(sha256) for sha256 in self._expired()]
-        self._remove_temporary()
+        self._blobs.store.remove_temporary(self._settings.upload_ttl_seconds, self._clock().timestamp())
         return SweepResult(
             images_dropped=images_dropped,
             uploads_dropped=uploads_dropped,
@@ -114,10 +113,6 @@ class Sweeper:
         except exc.IntegrityError:
             _log.info("blob %s was referred to while it was being swept; kept", sha256)
             return None
-
-    def _remove_temporary(self) -> None:
-        if isinstance(self._blobs.store, LocalBlobStore):
-            self._blobs.store.remove_temporary(self._settings.upload_ttl_seconds, self._clock().timestamp())
 
 
 def blob_references() -> list[sa.Column[str]]:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from supernet_registry.registry.catalog.datasets import Datasets
+from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.embeddings import IndexRow, OutdatedEmbedding, Renewal
 from supernet_registry.search.errors import BlobCorrupt, InvalidInput, NotFound
 from supernet_registry.search.similarity import Sketch, embed
@@ -34,13 +34,13 @@ class CurrentEmbeddings:
     """Hands the index the embeddings of one id, and renews those of other ids. Thread-safe, for one renewing thread.
 
     Args:
-        datasets: the catalog's datasets.
+        catalog: the datasets, their sketches and embeddings.
         encoder_id: encoder whose sketches can be embedded.
         embedding_id: what `search.similarity.embedding_id` says of it.
     """
 
-    def __init__(self, datasets: Datasets, *, encoder_id: str, embedding_id: str) -> None:
-        self._datasets = datasets
+    def __init__(self, catalog: Catalog, *, encoder_id: str, embedding_id: str) -> None:
+        self._catalog = catalog
         self._encoder_id = encoder_id
         self._embedding_id = embedding_id
         self._lock = threading.Lock()
@@ -57,7 +57,7 @@ class CurrentEmbeddings:
 
     def changes(self, after_sequence: int, limit: int) -> Sequence[IndexRow]:
         """The catalog's changes for the index, in which embeddings of another id count as absent."""
-        rows = self._datasets.index_rows(after_sequence, limit)
+        rows = self._catalog.embeddings.index_rows(after_sequence, limit)
         if rows:
             self._note(rows)
         return [row if row.embedding_id == self._embedding_id else replace(row, embedding=None) for row in rows]
@@ -74,7 +74,7 @@ class CurrentEmbeddings:
         if not self.pending:
             return 0
         end = self._last_outdated
-        batch = self._datasets.outdated_embeddings(self._embedding_id, after_row=self._visited, limit=size)
+        batch = self._catalog.embeddings.outdated_embeddings(self._embedding_id, after_row=self._visited, limit=size)
         renewals: list[Renewal] = []
         visited = end if len(batch) < size else batch[-1].row_id
         for outdated in batch:
@@ -84,7 +84,7 @@ class CurrentEmbeddings:
             renewal = self._renewal(outdated)
             if renewal is not None:
                 renewals.append(renewal)
-        stored = self._datasets.renew_embeddings(renewals, self._embedding_id)
+        stored = self._catalog.embeddings.renew_embeddings(renewals, self._embedding_id)
         self._renewed += stored
         self._visited = max(self._visited, visited)
         if not self.pending:
@@ -117,7 +117,7 @@ class CurrentEmbeddings:
             self._other_encoders[outdated.encoder_id] += 1
             return None
         try:
-            return Renewal(outdated, embed(Sketch.from_bytes(self._datasets.sketch_bytes(outdated.name))))
+            return Renewal(outdated, embed(Sketch.from_bytes(self._catalog.datasets.sketch_bytes(outdated.name))))
         except NotFound:
             return None  # deleted meanwhile
         except (BlobCorrupt, InvalidInput) as error:

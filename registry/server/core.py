@@ -59,14 +59,14 @@ class Registry:
             if adopted:
                 _log.info("%d running jobs keep their leases", adopted)
             current_id = embedding_id(encoder.encoder_id, encoder.dimension)
-            embeddings = CurrentEmbeddings(catalog.datasets, encoder_id=encoder.encoder_id, embedding_id=current_id)
+            embeddings = CurrentEmbeddings(catalog, encoder_id=encoder.encoder_id, embedding_id=current_id)
             index = EmbeddingIndex(EMBEDDING_DIMENSION, embeddings.changes)
             index.catch_up()
             sketches = StoredSketches(catalog.blobs.store)
             signals = open_signals(catalog)
             processes = settings.transport_processes
             finder = SourceFinder(
-                catalog.datasets,
+                catalog,
                 sketches,
                 index,
                 shortlist_size=settings.shortlist_size,

@@ -81,7 +81,7 @@ class TargetReader:
         if (sketch := self._parsed.get(digest)) is not None:
             return Target(sketch)
         sketch = self._parse(self._datasets.sketch_bytes(name), digest, field="dataset")
-        embedding_id, embedding = self._datasets.embedding(name)
+        embedding_id, embedding = self._registry.catalog.embeddings.embedding(name)
         return Target(with_digest(sketch, digest), embedding if embedding_id == self._registry.embedding_id else None)
 
     def _parse(self, data: bytes, sha256: str, *, field: str) -> Sketch:

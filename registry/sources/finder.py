@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supernet_registry.clients.wire.resources import ClassCoupling, NearestSources, SourceCandidate
-from supernet_registry.registry.catalog.datasets import Datasets
+from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.distances import Distance, Pair
 from supernet_registry.registry.catalog.sources import SourceStamp
 from supernet_registry.registry.index.embedding_index import EmbeddingIndex, Hit
@@ -79,8 +79,8 @@ class SourceFinder:
     """Answers nearest-source queries. Thread-safe.
 
     Args:
-        datasets: the catalog's datasets.
-        sketches: theirs.
+        catalog: datasets, their versions and known distances.
+        sketches: of the datasets.
         index: embeddings of all datasets.
         shortlist_size: datasets to re-rank, unless the query says otherwise.
         tie_band: see `registry.sources.candidates`.
@@ -91,7 +91,7 @@ class SourceFinder:
 
     def __init__(
         self,
-        datasets: Datasets,
+        catalog: Catalog,
         sketches: StoredSketches,
         index: EmbeddingIndex,
         *,
@@ -101,15 +101,15 @@ class SourceFinder:
         offers: Sequence[Offer] = (),
         signals: Mapping[str, Signal] = MappingProxyType({}),
     ) -> None:
-        self._datasets = datasets
+        self._catalog = catalog
         self._index = index
         self._shortlist_size = shortlist_size
         self._tie_band = tie_band
         self._pool = pool
         self._offers = offers
         self._signals = signals
-        self._neighbours = NeighbourDistances(datasets)
-        self._sources = StoredSources(datasets)
+        self._neighbours = NeighbourDistances(catalog.distances)
+        self._sources = StoredSources(catalog)
         self._sketches = sketches
         self._embeddings: LruCache[str, NDArray[np.float32]] = LruCache(_MOST_EMBEDDINGS)
         self._bounds: LruCache[Pair, float] = LruCache(_MOST_BOUNDS)
@@ -206,7 +206,7 @@ class SourceFinder:
         while len(sources) < size and start < len(hits):
             some = hits[start : start + step]
             unknown = [hit.name for hit in some if hit.name not in stamps]
-            found = self._datasets.source_stamps(unknown) if unknown else {}
+            found = self._catalog.sources.source_stamps(unknown) if unknown else {}
             stamps.update({name: found.get(name) for name in unknown})
             sources += [hit for hit in some if stamps[hit.name] is not None]
             start, step = start + step, 2 * step
@@ -219,7 +219,7 @@ class SourceFinder:
         rerank = Rerank(
             query.sketch,
             shortlist,
-            self._datasets.cached_distances(digests | {query.sketch.digest}),
+            self._catalog.distances.cached_distances(digests | {query.sketch.digest}),
             self._bounds,
             cutoff=cutoff,
             space=query.space,
@@ -237,7 +237,7 @@ class SourceFinder:
     def _keep(self, computed: Mapping[Pair, Distance]) -> None:
         """Remember distances. Failing costs the next query the time to compute them again, and nothing else."""
         try:
-            self._datasets.store_distances(computed)
+            self._catalog.distances.store_distances(computed)
         except SupernetRegistryError as error:
             _log.warning("%d distances are not remembered: %s", len(computed), error)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from supernet_registry.clients.wire.resources import Dataset, SupernetVersion
-from supernet_registry.registry.catalog.datasets import Datasets
+from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.sources import SourceStamp
 from supernet_registry.registry.lru import LruCache
 
@@ -28,8 +28,8 @@ class StoredSource:
 class StoredSources:
     """Reads sources by their stamps: a version never changes, a dataset only with its revision. Thread-safe."""
 
-    def __init__(self, datasets: Datasets) -> None:
-        self._catalog = datasets
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
         self._datasets: LruCache[tuple[int, int, str], Dataset] = LruCache(_MOST_DATASETS)
         self._versions: LruCache[int, SupernetVersion] = LruCache(_MOST_VERSIONS)
 
@@ -47,7 +47,7 @@ class StoredSources:
         keys = {name: (stamp.row_id, stamp.revision, stamp.sketch_digest) for name, stamp in stamps.items()}
         kept = {name: self._datasets.get(key) for name, key in keys.items()}
         missing = [name for name, dataset in kept.items() if dataset is None]
-        read = self._catalog.get_many(missing) if missing else {}
+        read = self._catalog.datasets.get_many(missing) if missing else {}
         for name, dataset in read.items():
             if dataset.sketch_digest == keys[name][2]:
                 self._datasets.put(keys[name], dataset)
@@ -56,7 +56,7 @@ class StoredSources:
     def _read_versions(self, rows: Sequence[int]) -> dict[int, SupernetVersion]:
         kept = {row: self._versions.get(row) for row in rows}
         missing = [row for row, version in kept.items() if version is None]
-        read = self._catalog.versions_by_row(missing) if missing else {}
+        read = self._catalog.sources.versions_by_row(missing) if missing else {}
         for row, version in read.items():
             self._versions.put(row, version)
         return read | {row: version for row, version in kept.items() if version is not None}

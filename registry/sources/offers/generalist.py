@@ -39,14 +39,14 @@ class GeneralistOffer(Offer):
     """
 
     def __init__(self, catalog: Catalog, sketches: StoredSketches) -> None:
-        self._datasets = catalog.datasets
+        self._catalog = catalog
         self._sketches = sketches
         self._versions: LruCache[int, SupernetVersion] = LruCache(_MOST_VERSIONS)
 
     def candidates(self, wanted: Wanted) -> list[SourceCandidate]:
         """The newest eligible generalist, else the newest with the reason that bars it; nothing if there is none."""
         space, newest = wanted.space, None
-        for row in self._datasets.generalist_rows(space.id if space else "", limit=_MOST_TRIED):
+        for row in self._catalog.sources.generalist_rows(space.id if space else "", limit=_MOST_TRIED):
             try:
                 candidate = self._candidate(row, wanted)
             except SupernetRegistryError as error:  # one damaged sketch must not fail the query
@@ -62,9 +62,9 @@ class GeneralistOffer(Offer):
         if version is None:
             return None  # deleted since
         target_digest = wanted.target.digest
-        datasets = self._datasets.get_many(version.datasets)
+        datasets = self._catalog.datasets.get_many(version.datasets)
         digests = {dataset.sketch_digest for dataset in datasets.values()}
-        known = {**self._datasets.cached_distances(digests | {target_digest}), **wanted.computed}
+        known = {**self._catalog.distances.cached_distances(digests | {target_digest}), **wanted.computed}
         learnt = []
         for dataset in datasets.values():
             facts = self._sketches.facts(dataset.sketch_digest)
@@ -86,7 +86,7 @@ class GeneralistOffer(Offer):
         """A version never changes; only whether it is a head does, which does not matter here."""
         version = self._versions.get(row)
         if version is None:
-            version = self._datasets.versions_by_row([row]).get(row)
+            version = self._catalog.sources.versions_by_row([row]).get(row)
             if version is not None:
                 self._versions.put(row, version)
         return version

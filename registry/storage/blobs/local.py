@@ -90,7 +90,6 @@ class LocalBlobStore:
         verify_digest(self, sha256)
 
     def remove_temporary(self, older_than_s: float, now_s: float) -> int:
-        """Remove temporary files that a crash left behind; returns their number."""
         stale = [path for path in self._temporary.iterdir() if now_s - path.stat().st_mtime > older_than_s]
         for path in stale:
             path.unlink(missing_ok=True)

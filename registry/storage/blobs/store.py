@@ -1,8 +1,6 @@
-"""Content-addressed stores of bytes, by their sha256.
+"""What a blob store is: bytes by their sha256, content-addressed.
 
-`LocalBlobStore` keeps one file a blob. Its order of work is what makes an acknowledged blob survive power loss and a
-half-written one invisible: temporary file on the same file system, fsync, rename to the digest, fsync of the folder.
-
+Each store is a file of its own beside this one and passes the suite in `tests/registry/catalog/test_blob_stores.py`.
 `registry.catalog.blobs.Blobs` is what the rest of the service uses: a store together with its table.
 """
 
@@ -51,6 +49,14 @@ class BlobStore(Protocol):
 
     def verify(self, sha256: str) -> None:
         """Read the whole blob and compare. Raises NotFound, BlobCorrupt."""
+
+    def remove_temporary(self, older_than_s: float, now_s: float) -> int:
+        """Remove what interrupted calls left behind, such as temporary files; returns how many there were.
+
+        Args:
+            older_than_s: age in seconds; what is younger may still be in use.
+            now_s: seconds since the epoch.
+        """
 
 
 def corrupt(sha256: str, found: str) -> BlobCorrupt:

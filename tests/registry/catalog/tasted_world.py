@@ -39,7 +39,7 @@ def add_source(world: World, number: int, *, val_accuracy: float = 0.9) -> Super
 def measure(world: World, source: SupernetVersion, target: Dataset, distance: float) -> None:
     """Let the catalog know the OT distance between a source's dataset and a target."""
     origin = world.catalog.datasets.get(source.dataset)
-    world.catalog.datasets.store_distance(origin.sketch_digest, target.sketch_digest, distance, converged=True)
+    world.catalog.distances.store_distance(origin.sketch_digest, target.sketch_digest, distance, converged=True)
 
 
 def finish_tasting(world: World, target: Dataset, *tastes: TasteResult, **spec: object) -> SearchJob:

@@ -20,8 +20,6 @@ from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.sweep import blob_references
 from supernet_registry.registry.settings import Settings
 from supernet_registry.registry.storage.blobs.local import LocalBlobStore
-from supernet_registry.registry.storage.blobs.memory import MemoryBlobStore
-from supernet_registry.registry.storage.blobs.store import BlobStore
 from supernet_registry.registry.storage.database import transaction
 from supernet_registry.registry.storage.schema import blobs
 from supernet_registry.search.errors import BlobCorrupt, DiskFull, InvalidArgument, NotFound
@@ -32,38 +30,6 @@ ROOT = Path(__file__).parents[3]
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    """Both stores pass the same suite."""
-    return LocalBlobStore(tmp_path / "store") if request.param == "local" else MemoryBlobStore()
-
-
-def test_a_store_keeps_bytes_by_their_digest(store: BlobStore) -> None:
-    digest = store.put(b"weights")
-    assert digest == sha256(b"weights")
-    assert store.put(b"weights") == digest
-    assert (store.has(digest), store.size(digest), list(store.digests())) == (True, 7, [digest])
-    with store.open_read(digest) as file:
-        file.seek(3)
-        assert file.read() == b"ghts"
-    store.verify(digest)
-    store.delete(digest)
-    store.delete(digest)
-    assert not store.has(digest)
-    for call in (store.size, store.open_read, store.verify):
-        with pytest.raises(NotFound):
-            call(digest)
-
-
-def test_a_store_adopts_a_finished_file(store: BlobStore, tmp_path: Path) -> None:
-    for _ in range(2):
-        path = tmp_path / "upload"
-        path.write_bytes(b"adopted")
-        store.adopt(path, sha256(b"adopted"))
-        assert not path.exists()
-    store.verify(sha256(b"adopted"))
 
 
 def test_a_name_that_is_no_digest_never_reaches_the_file_system(tmp_path: Path) -> None:
@@ -91,7 +57,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path, bit: int) -> None:
 DISK_FULL_PROGRAM = """
 import resource, sys
 from pathlib import Path
-from supernet_registry.registry.storage.blobs.store import LocalBlobStore
+from supernet_registry.registry.storage.blobs.local import LocalBlobStore
 from supernet_registry.search.errors import DiskFull
 store = LocalBlobStore(Path(sys.argv[1]))
 small = store.put(b"small")

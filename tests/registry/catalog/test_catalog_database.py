@@ -131,7 +131,7 @@ def test_an_upgrade_keeps_distances_and_numbers_those_that_come(database_url: st
         Catalog.open(settings)
     assert upgrade(database_url) == ("0001", newest_revision())
     with Catalog.open(settings) as catalog:
-        cache = catalog.datasets
+        cache = catalog.distances
         assert cache.cached_distance("b" * 64, "a" * 64) == (1.5, True)
         assert len(cache.distance_changes(after_index=-1, after_distance=-1).measured) == 2
         cache.store_distance("a" * 64, "d" * 64, 3.5, converged=True)

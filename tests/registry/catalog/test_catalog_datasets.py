@@ -30,7 +30,7 @@ def test_a_dataset_is_named_by_its_digest_and_counted_by_its_sketch(world: World
     assert dataset.name == f"datasets/{images(0).digest[:32]}"
     assert (dataset.class_count, dataset.train_count, dataset.encoder_id) == (2, 8, "e")
     assert dataset.sketch_digest == sketch(0, "e").digest
-    assert dataset.index_sequence == world.catalog.datasets.latest_sequence() == 1
+    assert dataset.index_sequence == world.catalog.embeddings.latest_sequence() == 1
     assert world.catalog.datasets.get(dataset.name) == dataset
     assert world.catalog.datasets.sketch_bytes(dataset.name) == sketch(0, "e").to_bytes()
 
@@ -58,7 +58,7 @@ def test_a_new_encoder_replaces_the_sketch_and_shows_in_the_index(world: World) 
     second = world.register(world.draft(), encoder_id="e2")
     assert second.encoder_id == "e2"
     assert second.index_sequence > first.index_sequence
-    (row,) = world.catalog.datasets.index_rows()
+    (row,) = world.catalog.embeddings.index_rows()
     assert row.sequence == second.index_sequence
 
 
@@ -67,7 +67,7 @@ def test_concurrent_registrations_of_one_dataset_make_one(world: World) -> None:
     with ThreadPoolExecutor(16) as pool:
         made = list(pool.map(lambda _: world.register(draft), range(16)))
     assert len({dataset.etag for dataset in made}) == 1
-    assert world.catalog.datasets.latest_sequence() == 1
+    assert world.catalog.embeddings.latest_sequence() == 1
 
 
 def test_request_ids_of_datasets(world: World) -> None:
@@ -105,7 +105,7 @@ def test_a_bad_dataset_is_refused_with_the_field(
         world.register(replace(world.draft(), **changes))  # type: ignore[arg-type]
     assert caught.value.field == field
     assert world.catalog.datasets.list() == ([], "")
-    assert world.catalog.datasets.latest_sequence() == 0
+    assert world.catalog.embeddings.latest_sequence() == 0
 
 
 def test_images_of_another_dataset_are_refused(world: World) -> None:
@@ -163,18 +163,18 @@ def test_a_dataset_with_history_stays(world: World) -> None:
 
 def test_the_index_follows_creations_and_deletions_by_sequence(world: World) -> None:
     first, second = world.dataset(0), world.dataset(1)
-    rows = world.catalog.datasets.index_rows()
+    rows = world.catalog.embeddings.index_rows()
     assert [(row.name, row.sequence) for row in rows] == [(first.name, 1), (second.name, 2)]
     assert rows[1].embedding is not None
     np.testing.assert_array_equal(rows[1].embedding, np.arange(4, dtype=np.float32) + 1)
     assert rows[1].embedding_id == EMBEDDING_ID
     world.catalog.datasets.delete(first.name)
-    (gone,) = world.catalog.datasets.index_rows(after_sequence=2)
+    (gone,) = world.catalog.embeddings.index_rows(after_sequence=2)
     assert (gone.sequence, gone.row_id, gone.name, gone.embedding) == (3, rows[0].row_id, first.name, None)
     world.dataset(0)
-    (again,) = world.catalog.datasets.index_rows(after_sequence=3)
+    (again,) = world.catalog.embeddings.index_rows(after_sequence=3)
     assert again.row_id not in {row.row_id for row in rows}  # ids in the index are never reused
-    assert world.catalog.datasets.latest_sequence() == again.sequence == 4
+    assert world.catalog.embeddings.latest_sequence() == again.sequence == 4
 
 
 def test_pages_of_datasets(world: World) -> None:

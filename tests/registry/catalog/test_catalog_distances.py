@@ -24,7 +24,7 @@ A, B, C = (f"{i:064x}" for i in range(3))
 
 
 def test_distances_are_cached_in_either_order(world: World) -> None:
-    cache = world.catalog.datasets
+    cache = world.catalog.distances
     assert cache.cached_distance(A, B) is None
     cache.store_distance(B, A, 1.5, converged=False)
     assert cache.cached_distance(A, B) == (1.5, False)
@@ -37,7 +37,7 @@ def test_distances_are_cached_in_either_order(world: World) -> None:
 
 
 def test_many_distances_are_stored_and_read_at_once(world: World) -> None:
-    cache = world.catalog.datasets
+    cache = world.catalog.distances
     found = {pair(A, B): Distance(1.0, True), pair(C, B): Distance(2.0, False), pair(A, A): Distance(0.0, True)}
     cache.store_distances(found)
     assert cache.cached_distances([A, B, C]) == found
@@ -49,7 +49,7 @@ def test_many_distances_are_stored_and_read_at_once(world: World) -> None:
 
 
 def test_of_many_distances_none_is_stored_if_one_is_invalid(world: World) -> None:
-    cache = world.catalog.datasets
+    cache = world.catalog.distances
     with pytest.raises(SupernetRegistryError):
         cache.store_distances({pair(A, B): Distance(1.0, True), pair(A, C): Distance(float("inf"), True)})
     assert cache.cached_distances([A, B, C]) == {}
@@ -58,12 +58,12 @@ def test_of_many_distances_none_is_stored_if_one_is_invalid(world: World) -> Non
 def test_the_same_distances_stored_by_many_at_once_are_stored_once(world: World) -> None:
     found = {pair(A, f"{i:064x}"): Distance(float(i), True) for i in range(1, 9)}
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(world.catalog.datasets.store_distances, [found] * 8))
-    assert world.catalog.datasets.cached_distances({digest for key in found for digest in key}) == found
+        list(pool.map(world.catalog.distances.store_distances, [found] * 8))
+    assert world.catalog.distances.cached_distances({digest for key in found for digest in key}) == found
 
 
 def test_changes_are_those_since_the_sequences_of_an_earlier_answer(world: World) -> None:
-    cache, first = world.catalog.datasets, world.dataset(1, with_images=False)
+    cache, first = world.catalog.distances, world.dataset(1, with_images=False)
     cache.store_distance(A, B, 1.0, converged=True)
     everything = cache.distance_changes(after_index=-1, after_distance=-1)
     assert [digest for _, digest in everything.registered] == [first.sketch_digest]
@@ -91,26 +91,26 @@ def reference(catalog: Catalog) -> list[float]:
 
 
 def measure(world: World, a: Dataset, b: Dataset, distance: float) -> None:
-    world.catalog.datasets.store_distance(a.sketch_digest, b.sketch_digest, distance, converged=True)
+    world.catalog.distances.store_distance(a.sketch_digest, b.sketch_digest, distance, converged=True)
 
 
 def test_nearest_distances_are_over_registered_datasets_only(world: World) -> None:
     a, b, c = (world.dataset(seed, with_images=False) for seed in range(3))
     measure(world, a, b, 2.0)
     measure(world, c, b, 1.0)
-    world.catalog.datasets.store_distance(a.sketch_digest, "f" * 64, 0.1, converged=True)  # of a query's target
-    assert sorted(NeighbourDistances(world.catalog.datasets).values()) == [1.0, 1.0, 2.0]
+    world.catalog.distances.store_distance(a.sketch_digest, "f" * 64, 0.1, converged=True)  # of a query's target
+    assert sorted(NeighbourDistances(world.catalog.distances).values()) == [1.0, 1.0, 2.0]
 
 
 def test_without_datasets_there_are_no_nearest_distances(world: World) -> None:
-    assert NeighbourDistances(world.catalog.datasets).values().shape == (0,)
+    assert NeighbourDistances(world.catalog.distances).values().shape == (0,)
 
 
 def test_a_distance_measured_before_its_dataset_was_registered_counts_from_then_on(world: World) -> None:
     a, b = (world.dataset(seed, with_images=False) for seed in range(2))
     measure(world, a, b, 2.0)
     world.catalog.datasets.delete(b.name)
-    neighbours = NeighbourDistances(world.catalog.datasets)
+    neighbours = NeighbourDistances(world.catalog.distances)
     assert neighbours.values().tolist() == []
     world.dataset(1, with_images=False)
     assert neighbours.values().tolist() == [2.0, 2.0]
@@ -120,7 +120,7 @@ def test_who_loses_the_nearest_neighbour_gets_the_next_one(world: World) -> None
     a, b, c = (world.dataset(seed, with_images=False) for seed in range(3))
     measure(world, a, b, 1.0)
     measure(world, a, c, 3.0)
-    neighbours = NeighbourDistances(world.catalog.datasets)
+    neighbours = NeighbourDistances(world.catalog.distances)
     assert sorted(neighbours.values()) == [1.0, 1.0, 3.0]
     world.catalog.datasets.delete(b.name)
     assert sorted(neighbours.values()) == [3.0, 3.0]
@@ -128,7 +128,7 @@ def test_who_loses_the_nearest_neighbour_gets_the_next_one(world: World) -> None
 
 def test_what_another_server_measures_and_registers_is_seen(open_catalog: Callable[..., Catalog], clock) -> None:  # type: ignore[no-untyped-def]
     here, there = World(open_catalog(), clock), World(open_catalog(), clock)
-    neighbours = NeighbourDistances(here.catalog.datasets)
+    neighbours = NeighbourDistances(here.catalog.distances)
     assert neighbours.values().tolist() == []
     a, b = (there.dataset(seed, with_images=False) for seed in range(2))
     measure(there, a, b, 4.0)
@@ -138,7 +138,7 @@ def test_what_another_server_measures_and_registers_is_seen(open_catalog: Callab
 def test_nothing_is_computed_anew_while_nothing_changes(world: World) -> None:
     a, b = (world.dataset(seed, with_images=False) for seed in range(2))
     measure(world, a, b, 2.0)
-    neighbours = NeighbourDistances(world.catalog.datasets)
+    neighbours = NeighbourDistances(world.catalog.distances)
     assert neighbours.values() is neighbours.values()
 
 
@@ -162,7 +162,7 @@ def test_whatever_happens_in_whatever_order_the_extract_is_what_the_tables_say(
     world: World, steps: list[tuple[str, int, int]], data: st.DataObject
 ) -> None:
     """One world for all examples: each goes on from where the last one ended, as a registry does."""
-    neighbours = NeighbourDistances(world.catalog.datasets)
+    neighbours = NeighbourDistances(world.catalog.distances)
     drafts = [world.draft(seed, with_images=False) for seed in range(5)]
     for kind, one, other in steps:
         name = f"datasets/{drafts[one].digest[:32]}"
@@ -173,7 +173,7 @@ def test_whatever_happens_in_whatever_order_the_extract_is_what_the_tables_say(
         elif kind == "measure":
             key = pair(*(digest_of(seed) for seed in (one, other)))
             value = float(data.draw(st.integers(1, 99))) if one != other else 0.0
-            world.catalog.datasets.store_distances({key: Distance(value, True)})
+            world.catalog.distances.store_distances({key: Distance(value, True)})
         elif kind == "look":
             neighbours.values()
     np.testing.assert_array_equal(np.sort(neighbours.values()), reference(world.catalog))

@@ -13,7 +13,7 @@ from tests.registry.catalog.catalog_world import EMBEDDING_ID, World
 
 def test_an_embedding_is_read_back_as_it_was_registered(world: World) -> None:
     dataset = world.dataset(3, with_images=False)
-    stored_id, vector = world.catalog.datasets.embedding(dataset.name)
+    stored_id, vector = world.catalog.embeddings.embedding(dataset.name)
     assert stored_id == EMBEDDING_ID
     assert vector.dtype == np.float32
     np.testing.assert_array_equal(vector, np.arange(4) + 3)
@@ -21,9 +21,9 @@ def test_an_embedding_is_read_back_as_it_was_registered(world: World) -> None:
 
 def test_an_embedding_of_no_dataset_is_not_found(world: World) -> None:
     with pytest.raises(NotFound):
-        world.catalog.datasets.embedding(names.dataset_name("0" * 32))
+        world.catalog.embeddings.embedding(names.dataset_name("0" * 32))
     with pytest.raises(InvalidArgument):
-        world.catalog.datasets.embedding("supernets/a")
+        world.catalog.embeddings.embedding("supernets/a")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
@@ -33,13 +33,13 @@ def test_pages_of_changes_together_are_all_changes_in_their_order(world: World, 
     world.catalog.datasets.delete(registered[3].name)
     world.dataset(7, with_images=False)
     rows, after = [], 0
-    while page := world.catalog.datasets.index_rows(after, limit):
+    while page := world.catalog.embeddings.index_rows(after, limit):
         assert len(page) <= limit
         rows += page
         after = page[-1].sequence
     assert [row.sequence for row in rows] == [1, 3, 5, 6, 7, 8]
     assert [row.embedding is None for row in rows] == [False, False, False, True, True, False]
-    assert after == world.catalog.datasets.latest_sequence()
+    assert after == world.catalog.embeddings.latest_sequence()
 
 
 def test_a_page_is_read_along_an_index_and_not_by_sorting_all_changes(world: World) -> None:
@@ -48,7 +48,7 @@ def test_a_page_is_read_along_an_index_and_not_by_sorting_all_changes(world: Wor
         pytest.skip("reads SQLite's query plan")
     statements: list[tuple[str, tuple[object, ...]]] = []
     sa.event.listen(world.catalog.engine, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-    world.catalog.datasets.index_rows(0, 10)
+    world.catalog.embeddings.index_rows(0, 10)
     (read,) = [statement for statement in statements if statement[0].startswith("SELECT")]
     with world.catalog.engine.connect() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {read[0]}", read[1]).all()

@@ -57,10 +57,10 @@ def test_a_generalist_is_written_back_with_its_datasets_and_is_no_version_of_any
 
     own = world.version(seed=1)
     assert own.datasets == ()
-    stamps = world.catalog.datasets.source_stamps([a.name, b.name])
+    stamps = world.catalog.sources.source_stamps([a.name, b.name])
     assert list(stamps) == [a.name]
     ((row,),) = [stamp.version_rows for stamp in stamps.values()]
-    assert world.catalog.datasets.versions_by_row([row])[row].name == own.name
+    assert world.catalog.sources.versions_by_row([row])[row].name == own.name
 
 
 def test_the_newest_generalists_come_first_by_space(world: World) -> None:

@@ -10,10 +10,10 @@ def test_stamps_are_of_datasets_with_versions_newest_version_first(world: World)
     first = world.version("supernets/a")
     second = world.version("supernets/b")
     empty, absent = world.dataset(7), f"datasets/{'0' * 32}"
-    stamps = world.catalog.datasets.source_stamps([first.dataset, empty.name, absent])
+    stamps = world.catalog.sources.source_stamps([first.dataset, empty.name, absent])
     assert list(stamps) == [first.dataset]
     assert stamps[first.dataset].sketch_digest == world.catalog.datasets.get(first.dataset).sketch_digest
-    versions = world.catalog.datasets.versions_by_row(stamps[first.dataset].version_rows)
+    versions = world.catalog.sources.versions_by_row(stamps[first.dataset].version_rows)
     assert [versions[row].name for row in stamps[first.dataset].version_rows] == [second.name, first.name]
 
 
@@ -24,10 +24,10 @@ def delete_supernet(world: World, name: str = "supernets/a") -> None:
 
 def test_versions_that_are_gone_are_left_out(world: World) -> None:
     version = world.version()
-    (row,) = world.catalog.datasets.source_stamps([version.dataset])[version.dataset].version_rows
+    (row,) = world.catalog.sources.source_stamps([version.dataset])[version.dataset].version_rows
     delete_supernet(world)
-    assert world.catalog.datasets.versions_by_row([row]) == {}
-    assert world.catalog.datasets.source_stamps([version.dataset]) == {}
+    assert world.catalog.sources.versions_by_row([row]) == {}
+    assert world.catalog.sources.source_stamps([version.dataset]) == {}
 
 
 def test_many_datasets_are_read_at_once(world: World) -> None:
@@ -38,18 +38,18 @@ def test_many_datasets_are_read_at_once(world: World) -> None:
 
 
 def test_sources_are_as_they_are_now_although_they_were_read_before(world: World) -> None:
-    sources, catalog = StoredSources(world.catalog.datasets), world.catalog.datasets
+    sources, catalog = StoredSources(world.catalog), world.catalog
     first = world.version("supernets/a")
 
     def read() -> tuple[str, list[str]]:
-        stamps = catalog.source_stamps([first.dataset])
+        stamps = catalog.sources.source_stamps([first.dataset])
         (source,) = sources.read(stamps).values()
-        assert source.dataset == catalog.get(first.dataset)
+        assert source.dataset == catalog.datasets.get(first.dataset)
         return source.dataset.display_name, [version.name for version in source.versions]
 
     assert read() == ("noise0", [first.name])
     second = world.version("supernets/b")
-    catalog.update(first.dataset, display_name="other name")
+    catalog.datasets.update(first.dataset, display_name="other name")
     assert read() == ("other name", [second.name, first.name])
     delete_supernet(world)
     assert read() == ("other name", [second.name])
@@ -57,7 +57,7 @@ def test_sources_are_as_they_are_now_although_they_were_read_before(world: World
 
 def test_a_source_whose_versions_were_deleted_after_its_stamp_was_read_has_none(world: World) -> None:
     version = world.version()
-    stamps = world.catalog.datasets.source_stamps([version.dataset])
+    stamps = world.catalog.sources.source_stamps([version.dataset])
     delete_supernet(world)
-    (source,) = StoredSources(world.catalog.datasets).read(stamps).values()
+    (source,) = StoredSources(world.catalog).read(stamps).values()
     assert source.versions == []

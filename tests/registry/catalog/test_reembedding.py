@@ -29,7 +29,7 @@ CURRENT = embedding_id(ENCODER, 3)
 
 def opened(catalog: Catalog) -> tuple[CurrentEmbeddings, EmbeddingIndex]:
     """What a starting server makes: an index of the current embeddings, and what renews the others."""
-    embeddings = CurrentEmbeddings(catalog.datasets, encoder_id=ENCODER, embedding_id=CURRENT)
+    embeddings = CurrentEmbeddings(catalog, encoder_id=ENCODER, embedding_id=CURRENT)
     index = EmbeddingIndex(EMBEDDING_DIMENSION, embeddings.changes)
     index.catch_up()
     return embeddings, index
@@ -52,7 +52,7 @@ def test_outdated_embeddings_are_computed_again_and_enter_the_index(world: World
     index.catch_up()
     assert len(index) == 5
     for seed, dataset in enumerate(registered):
-        stored_id, vector = world.catalog.datasets.embedding(dataset.name)
+        stored_id, vector = world.catalog.embeddings.embedding(dataset.name)
         assert stored_id == CURRENT
         np.testing.assert_array_equal(vector, embed(sketch(seed, ENCODER)))
         assert index.search(vector, 1)[0].name == dataset.name
@@ -68,7 +68,7 @@ def test_queries_see_what_is_done_from_batch_to_batch(world: World) -> None:
         index.catch_up()
         seen.append(len(index))
     assert seen == [2, 4, 5]
-    assert index.sequence == world.catalog.datasets.latest_sequence()
+    assert index.sequence == world.catalog.embeddings.latest_sequence()
 
 
 def test_a_renewed_embedding_changes_neither_revision_nor_sketch(world: World) -> None:
@@ -143,33 +143,33 @@ def test_two_servers_at_once_renew_every_dataset_once(world: World) -> None:
     while first.pending or second.pending:
         stored += first.renew_batch(size=1) + second.renew_batch(size=2)
     assert stored == 4
-    assert world.catalog.datasets.latest_sequence() == 4 + 4
+    assert world.catalog.embeddings.latest_sequence() == 4 + 4
 
 
 def test_a_dataset_that_changed_since_it_was_read_is_left_alone(world: World) -> None:
     kept, deleted, registered = (world.dataset(seed, with_images=False) for seed in range(3))
-    outdated = world.catalog.datasets.outdated_embeddings(CURRENT, after_row=0, limit=10)
+    outdated = world.catalog.embeddings.outdated_embeddings(CURRENT, after_row=0, limit=10)
     assert [item.name for item in outdated] == [kept.name, deleted.name, registered.name]
     world.catalog.datasets.delete(deleted.name)
     world.register(world.draft(2, with_images=False), seed=77, encoder_id="other")
     vector = np.ones(EMBEDDING_DIMENSION, dtype=np.float32)
-    assert world.catalog.datasets.renew_embeddings([Renewal(item, vector) for item in outdated], CURRENT) == 1
-    assert world.catalog.datasets.embedding(kept.name)[0] == CURRENT
-    assert world.catalog.datasets.embedding(registered.name)[0] == EMBEDDING_ID
+    assert world.catalog.embeddings.renew_embeddings([Renewal(item, vector) for item in outdated], CURRENT) == 1
+    assert world.catalog.embeddings.embedding(kept.name)[0] == CURRENT
+    assert world.catalog.embeddings.embedding(registered.name)[0] == EMBEDDING_ID
     with pytest.raises(NotFound):
-        world.catalog.datasets.embedding(deleted.name)
+        world.catalog.embeddings.embedding(deleted.name)
 
 
 def test_an_embedding_that_is_not_finite_is_refused_and_nothing_of_its_batch_is_stored(world: World) -> None:
     for seed in range(2):
         world.dataset(seed, with_images=False)
-    outdated = world.catalog.datasets.outdated_embeddings(CURRENT, after_row=0, limit=10)
+    outdated = world.catalog.embeddings.outdated_embeddings(CURRENT, after_row=0, limit=10)
     vectors = np.array([[1.0, 2.0], [np.nan, 0.0]], dtype=np.float32)
     with pytest.raises(NotFinite):
-        world.catalog.datasets.renew_embeddings(
+        world.catalog.embeddings.renew_embeddings(
             [Renewal(item, vector) for item, vector in zip(outdated, vectors, strict=True)], CURRENT
         )
-    assert len(world.catalog.datasets.outdated_embeddings(CURRENT, after_row=0, limit=10)) == 2
+    assert len(world.catalog.embeddings.outdated_embeddings(CURRENT, after_row=0, limit=10)) == 2
 
 
 def test_servers_of_two_releases_do_not_overwrite_each_other_for_ever(world: World, caplog) -> None:
@@ -198,7 +198,7 @@ from supernet_registry.registry.settings import Settings
 from supernet_registry.search.similarity import embedding_id
 
 catalog = Catalog.open(Settings(data_dir=Path(sys.argv[1]), database_url=sys.argv[2]))
-embeddings = CurrentEmbeddings(catalog.datasets, encoder_id="e", embedding_id=embedding_id("e", 3))
+embeddings = CurrentEmbeddings(catalog, encoder_id="e", embedding_id=embedding_id("e", 3))
 embeddings.changes(0, 1000)
 while embeddings.pending:
     print(embeddings.renew_batch(size=2), flush=True)
@@ -208,7 +208,7 @@ while embeddings.pending:
 def test_sigkill_in_the_middle_is_harmless(world: World, database_url: str, tmp_path: Path) -> None:
     """Every dataset has its old embedding or the new one, with the id that belongs to it; the next server goes on."""
     names = [world.dataset(seed, with_images=False).name for seed in range(12)]
-    old = {name: world.catalog.datasets.embedding(name)[1] for name in names}
+    old = {name: world.catalog.embeddings.embedding(name)[1] for name in names}
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = [sys.executable, "-c", RENEW_ONE_BY_ONE, str(tmp_path / "data"), database_url]
     with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, text=True) as process:
@@ -218,7 +218,7 @@ def test_sigkill_in_the_middle_is_harmless(world: World, database_url: str, tmp_
         process.wait()
     left = 0
     for seed, name in enumerate(names):
-        stored_id, vector = world.catalog.datasets.embedding(name)
+        stored_id, vector = world.catalog.embeddings.embedding(name)
         expected = embed(sketch(seed, ENCODER)) if stored_id == CURRENT else old[name]
         np.testing.assert_array_equal(vector, expected)
         left += stored_id != CURRENT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import threading
@@ -16,8 +17,6 @@ from safetensors.numpy import save
 
 from supernet_registry.clients.wire.resources import Metrics, SpaceDescriptor, SupernetVersion
 from supernet_registry.clients.wire.resources import ShortlistOutcome as Outcome
-from supernet_registry.registry.catalog.datasets import Datasets
-from supernet_registry.registry.clock import utc_now
 from supernet_registry.registry.sources.finder import LARGEST_SHORTLIST, MOST_CANDIDATES, NearestQuery, SourceFinder
 from supernet_registry.registry.sources.stored_sketches import StoredSketches
 from supernet_registry.registry.transport.pool import TransportPool
@@ -87,7 +86,7 @@ def test_when_time_is_up_the_answer_is_partial_and_claims_nothing(finder, source
 def test_a_distance_that_comes_too_late_warms_the_cache(registry_server, sources, client):
     target = sketch_of(make_dataset(99))
     digests = [dataset.sketch_digest for dataset in client.list_datasets()]
-    cache = registry_server.registry.catalog.datasets
+    cache = registry_server.registry.catalog.distances
     pool = HeldPool()
     with contextlib.closing(finder_of(registry_server.registry, pool=pool)) as finder:
         answer = finder.find(NearestQuery(sketch=target, top_k=100, deadline=time.monotonic() - 1.0))
@@ -162,7 +161,7 @@ def test_processes_give_the_answers_that_the_server_itself_gives(registry_server
     while len(pool.process_ids) < 2:
         time.sleep(0.05)
         pool.bound(target, target).result()
-    with contextlib.closing(finder_of(registry, pool=pool, datasets=ForgetfulDatasets(registry.catalog))) as finder:
+    with contextlib.closing(finder_of(registry, pool=pool, catalog=forgetful(registry.catalog))) as finder:
         answer = finder.find(NearestQuery(sketch=target, top_k=6, include_class_coupling=True, explain=True))
     assert {entry.outcome for entry in answer.shortlist} == {Outcome.COMPUTED}
     for candidate, other in zip(answer.candidates, expected.candidates, strict=True):
@@ -202,18 +201,16 @@ def test_a_closed_finder_says_that_the_server_is_draining(registry_server, sourc
 
 def finder_of(registry, **changes):
     """Another finder on the same registry."""
-    values = {"datasets": registry.catalog.datasets, "shortlist_size": 16, "tie_band": 0.04, **changes}
+    values = {"catalog": registry.catalog, "shortlist_size": 16, "tie_band": 0.04, **changes}
     return SourceFinder(sketches=StoredSketches(registry.catalog.blobs.store), index=registry.index, **values)
 
 
-class ForgetfulDatasets(Datasets):
-    """Remembers no distance."""
-
-    def __init__(self, catalog):
-        super().__init__(catalog.engine, catalog.blobs, utc_now)
-
-    def cached_distances(self, digests):
-        return {}
+def forgetful(catalog):
+    """The same catalog, but that it remembers no distance."""
+    other = copy.copy(catalog)
+    other.distances = copy.copy(catalog.distances)
+    other.distances.cached_distances = lambda digests: {}
+    return other
 
 
 def test_a_deleted_source_is_not_offered_any_more(finder, client, sources):

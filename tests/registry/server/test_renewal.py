@@ -19,7 +19,7 @@ def test_datasets_come_back_into_the_index_after_an_upgrade_of_the_embedding(tmp
     settings = Settings(data_dir=tmp_path / "registry", address="127.0.0.1:0", drain_seconds=1.0)
     with ServerThread(settings) as server, RegistryClient(server.address) as client:
         registered = [client.register_dataset(make_dataset(seed)) for seed in range(3)]
-        embeddings = [server.registry.catalog.datasets.embedding(dataset.name) for dataset in registered]
+        embeddings = [server.registry.catalog.embeddings.embedding(dataset.name) for dataset in registered]
     engine = open_database(settings.resolved_database_url)
     with engine.begin() as connection:
         connection.execute(datasets.update().values(embedding_id="of the release before", embedding=b"\0" * 16))
@@ -28,11 +28,11 @@ def test_datasets_come_back_into_the_index_after_an_upgrade_of_the_embedding(tmp
     with ServerThread(settings) as server, RegistryClient(server.address) as client:
         while len(server.registry.index) < 3:
             time.sleep(0.01)
-        latest = server.registry.catalog.datasets.latest_sequence()
+        latest = server.registry.catalog.embeddings.latest_sequence()
         found = client.query_nearest_sources(registered[0].name, min_index_sequence=latest)
         assert found.dataset_count == 3
         for dataset, (stored_id, vector) in zip(registered, embeddings, strict=True):
-            renewed_id, renewed = server.registry.catalog.datasets.embedding(dataset.name)
+            renewed_id, renewed = server.registry.catalog.embeddings.embedding(dataset.name)
             assert renewed_id == stored_id == server.registry.embedding_id
             assert renewed.tobytes() == vector.tobytes()
             assert client.get_dataset(dataset.name).etag == dataset.etag

@@ -98,7 +98,7 @@ def test_distances_are_remembered(client, finish, registry_server):
     target = client.register_dataset(make_dataset(2))
     first = client.query_nearest_sources(target.name)
     (stored,) = [item for item in client.list_datasets() if item.name != target.name]
-    cached = registry_server.registry.catalog.datasets.cached_distance(target.sketch_digest, stored.sketch_digest)
+    cached = registry_server.registry.catalog.distances.cached_distance(target.sketch_digest, stored.sketch_digest)
     assert cached == (first.candidates[0].ot_distance, True)
     assert client.query_nearest_sources(target.name).candidates == first.candidates
 
