@@ -10,7 +10,7 @@ Conventions:
   their evolution follows protobuf's rules and needs no migration.
 - `revision` counts visible changes of a row; etags are derived from it.
 
-Changing a table here needs a new file in `registry/migrations/versions`; a test compares the two.
+Changing a table here needs a new file in `registry/storage/migrations/versions`; a test compares the two.
 """
 
 from __future__ import annotations

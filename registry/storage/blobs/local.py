@@ -1,5 +1,7 @@
-"""One file a blob. Its order of work is what makes an acknowledged blob survive power loss and a half-written one
-invisible: temporary file on the same file system, fsync, rename to the digest, fsync of the folder.
+"""Blobs on a local file system, one file each.
+
+The order of work is what makes an acknowledged blob survive power loss and a half-written one invisible: temporary file
+on the same file system, fsync, rename to the digest, fsync of the folder.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def test_the_newest_generalists_come_first_by_space(world: World) -> None:
         finish(world, world.catalog.jobs.create(draft(a, b, supernet=f"supernets/{name}")), a, b)
         for name in ("first", "second")
     ]
-    reads = world.catalog.datasets
+    reads = world.catalog.sources
     rows = reads.generalist_rows(SPACE.id, limit=10)
     assert [reads.versions_by_row([row])[row].name for row in rows] == [versions[1].name, versions[0].name]
     assert reads.generalist_rows(limit=1) == rows[:1]
