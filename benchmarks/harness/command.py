@@ -74,6 +74,9 @@ BENCHMARKS = {
         ),
         Benchmark("starts", "what stored supernets know before any step", "benchmarks.transfer.starts:run"),
         Benchmark("supernet", "steps/s and memory against the textbook supernet", "benchmarks.supernet.speed:run"),
+        Benchmark(
+            "cuda-check", "all that wants a CUDA device, in eight minutes", "benchmarks.cuda_check.check:run"
+        ),
         Benchmark("variants", "variants of DARTS: accuracy and cost", "benchmarks.supernet.variants:run"),
         Benchmark(
             "child-choices",

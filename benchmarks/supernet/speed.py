@@ -78,6 +78,9 @@ CONFIGURATIONS = [
     Configuration("darts C=16 L=8, CUDA", "cuda", LARGE, 32, 64, 5.0, 0.6),
     Configuration("darts C=16 L=8, CUDA graphs", "cuda", LARGE, 32, 64, 5.0, 0.6, recorded=True),
 ]
+REHEARSAL = Configuration("rehearsal", "cpu", make_space("nas-bench-201", channels=4, cells=1), 16, 8, 0.0, None)
+"""Of `cuda-check` on a CPU."""
+EVERY = [*CONFIGURATIONS, REHEARSAL]
 
 
 class Steps(Protocol):
@@ -168,7 +171,7 @@ def _first_steps(configuration: Configuration) -> int:
 
 def peak_memory(configuration: Configuration, which: str) -> int:
     """Bytes by which a few steps raise the peak, in a fresh process."""
-    arguments = [sys.executable, "-m", __name__, str(CONFIGURATIONS.index(configuration)), which]
+    arguments = [sys.executable, "-m", __name__, str(EVERY.index(configuration)), which]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT)
     return int(json.loads(result.stdout))
 
@@ -277,4 +280,4 @@ def table_line(found: dict[str, Any]) -> list[str]:
 
 if __name__ == "__main__":  # the process that `peak_memory` starts
     torch.set_num_threads(1)
-    print(measure_peak_here(CONFIGURATIONS[int(sys.argv[1])], sys.argv[2]))
+    print(measure_peak_here(EVERY[int(sys.argv[1])], sys.argv[2]))
