@@ -11,7 +11,7 @@ BENCH ?= similarity transfer transfer-choices norm-statistics child-choices warm
 # Two spinning OpenMP threads on a shared machine are slower than one: wait passively.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test lint format site protos bench results clean
+.PHONY: help setup demo test lint format site protos contract bench results clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,11 +29,12 @@ demo: setup  ## run a stream of real tasks through the whole service (DATA=demo-
 test: setup  ## run the tests, in two processes (TEST_PROCESSES=2)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
-lint: setup  ## ruff, mypy --strict, buf lint, Markdown
+lint: setup  ## ruff, mypy --strict, buf lint and breaking, Markdown
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/contract.binpb
 	$(BIN)/mdformat --check $(MARKDOWN)
 	$(BIN)/python docs/tools/check_markdown.py
 
@@ -47,6 +48,9 @@ site: setup  ## build the documents, with API and wire reference, into site/
 
 protos: setup  ## regenerate the Python of the wire contract
 	$(BIN)/python protos/generate.py
+
+contract: setup  ## keep the contract of today as the one that must not break; raise PROTOCOL first where it does
+	$(BIN)/buf build --exclude-source-info -o protos/contract.binpb
 
 bench: setup  ## run the benchmarks, figures to results/ (BENCH="supernet variants" for some; QUICK=--quick for a smoke)
 	mkdir -p results

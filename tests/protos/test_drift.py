@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -29,3 +30,22 @@ def test_contract_passes_buf_lint() -> None:
     buf = Path(sysconfig.get_path("scripts")) / "buf"
     result = subprocess.run([str(buf), "lint"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_change_that_older_programs_would_misread_is_noticed(tmp_path: Path) -> None:
+    """`protos/contract.binpb` is the contract that later releases keep; a field renamed or renumbered breaks it."""
+    buf = Path(sysconfig.get_path("scripts")) / "buf"
+
+    def breaking() -> subprocess.CompletedProcess[str]:
+        command = [str(buf), "breaking", "--against", str(ROOT / "protos" / "contract.binpb")]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    shutil.copytree(ROOT / "protos" / "supernet_registry", tmp_path / "protos" / "supernet_registry")
+    kept = breaking()
+    assert kept.returncode == 0, kept.stdout + kept.stderr
+    file = tmp_path / "protos" / "supernet_registry" / "v1" / "searches.proto"
+    file.write_text(file.read_text("utf-8").replace("int64 seed = 8;", "int64 seed = 80;"), "utf-8")
+    broken = breaking()
+    assert broken.returncode != 0
+    assert '"seed"' in broken.stdout
