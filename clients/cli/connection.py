@@ -43,15 +43,18 @@ def connect(context: typer.Context) -> RegistryClient:
 
 
 def _refuse_at_once(address: str) -> None:
-    """Raise Unavailable if nothing listens on this machine's port: at a prompt nobody waits out gRPC's retries."""
+    """Raise Unavailable if nothing listens on this machine: at a prompt nobody waits out gRPC's retries."""
     from supernet_registry.clients.wire.errors import no_server
 
     host, _, port = address.rpartition(":")
-    if host not in {"127.0.0.1", "localhost", "[::1]"} or not port.isdecimal():
-        return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
-    except ConnectionRefusedError as error:
+        if host == "unix":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(2.0)
+                probe.connect(port.removeprefix("//"))
+        elif host in {"127.0.0.1", "localhost", "[::1]"} and port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except (ConnectionRefusedError, FileNotFoundError) as error:
         raise no_server(address) from error
     except OSError:
         return  # not a clear no: gRPC will find out

@@ -14,6 +14,7 @@ from supernet_registry.search.errors import UnsafeWeights
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.results import Epoch
 from supernet_registry.search.runs.fixed_network import FixedRecipe, FixedResult, train_fixed
+from supernet_registry.search.tasks import Split
 from supernet_registry.search.training.data import Data, load_data
 from tests.tiny_search import tiny_dataset, tiny_space
 
@@ -89,13 +90,18 @@ def test_other_bytes_are_refused(data: Data, trained: FixedResult, source: bytes
         train_fixed(data, RECIPE, seed=0, cpu_seconds=0.0, fixed=FIXED, source=wrong)
 
 
-def test_a_pretrained_network_is_fine_tuned(data: Data, tmp_path: Path) -> None:
+def test_a_pretrained_network_is_fine_tuned(tmp_path: Path) -> None:
+    """On a few images: each is enlarged to what a resnet takes."""
     torchvision = pytest.importorskip("torchvision")
     weights = tmp_path / "resnet18.safetensors"
     state = torchvision.models.resnet18(weights=None).state_dict()
     save_file(state, weights)
-    still = replace(FIXED, pretrained_learning_rate=0.0, weight_decay=0.0, most_epochs=1)
+    tiny = tiny_dataset(0)
+    few = {name: Split(split.images[::4], split.labels[::4]) for name, split in tiny.splits()}
+    data = load_data(replace(tiny, **few), tiny_space(), torch.device("cpu"))
+    fixed = replace(FIXED, most_epochs=1, batch_size=4)
+    still = replace(fixed, pretrained_learning_rate=0.0, weight_decay=0.0)
     result = train_fixed(data, RECIPE, seed=0, cpu_seconds=0.0, fixed=still, pretrained=weights)
     assert torch.equal(load(result.weights)["body.1.layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
-    moved = train_fixed(data, RECIPE, seed=0, cpu_seconds=0.0, fixed=replace(FIXED, most_epochs=1), pretrained=weights)
+    moved = train_fixed(data, RECIPE, seed=0, cpu_seconds=0.0, fixed=fixed, pretrained=weights)
     assert not torch.equal(load(moved.weights)["body.1.layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
