@@ -17,11 +17,11 @@ import pytest
 from supernet_registry.clients import JobState, RegistryClient
 from supernet_registry.clients.wire.plain import plain
 from supernet_registry.clients.work.job_runner import run_leased_job
-from supernet_registry.clients.work.translate import recipe_of
 from supernet_registry.registry.cli import app, run
 from supernet_registry.registry.storage.database import newest_revision
 from supernet_registry.search.errors import SchemaMismatch
 from supernet_registry.search.recipe import Recipe
+from supernet_registry.search.recipe.settings import apply_settings
 from supernet_registry.search.spaces import make_space
 from supernet_registry.search.tasks import ImageDataset, Split
 from tests.tiny_search import tiny_dataset
@@ -102,8 +102,11 @@ def test_what_the_folder_knew_it_still_says(client: RegistryClient) -> None:
         for item in THEN[kind]:
             assert says(now[item["name"]], item), item
     for job in THEN["jobs"].values():
-        told = {name: value for name, value in job.items() if name != "spec"}  # the recipes have a test of their own
-        assert says(plain(client.get_search_job(job["name"])), told), told
+        told = {name: value for name, value in job.items() if name not in ("spec", "kind")}
+        now_job = client.get_search_job(job["name"])
+        assert says(plain(now_job), told), told
+        assert now_job.spec is not None
+        assert now_job.spec.kind == job["kind"].lower()
     for key, events in THEN["events"].items():
         now_events = [plain(event) for event in client.watch_search_job(JOBS[key])]
         assert len(now_events) == len(events)
@@ -166,12 +169,29 @@ def test_a_recipe_that_waited_is_the_recipe_that_was_asked_for(client: RegistryC
         "cancelled": made(epochs=2, **tiny),
     }
     specs = {key: client.get_search_job(name).spec for key, name in JOBS.items()}
-    assert {key: recipe_of(spec, SPACE) for key, spec in specs.items()} == wanted
-    assert (specs["queued"].source_policy, specs["queued"].transfer_mode, specs["queued"].seed) == (
-        "AUTO",
-        "ALPHAS_ONLY",
-        11,
-    )
+    assert {key: apply_settings(space, spec.recipe) for key, spec in specs.items()} == wanted
+    waiting, generalist = specs["queued"], specs["queued_generalist"]
+    assert waiting.recipe == {
+        "epochs": "3",
+        "patience": "5",
+        "batch_size": "12",
+        "child_epochs": "2",
+        "taste_share": "0.25",
+        "taste_candidates": "2",
+        "derivation": "perturbation",
+        "derivation_steps": "1",
+        "child_holds_out": "true",
+        "variant": "darts-2nd",
+        "drop_shares": "0.5",
+        "horizontal_flip": "true",
+        "optimizer": "sgd",
+        "learning_rate": "0.02",
+    }
+    assert (waiting.seed, waiting.search.source_policy, waiting.search.transfer_mode) == (11, "AUTO", "ALPHAS_ONLY")
+    asked = THEN["jobs"]["queued_generalist"]["spec"]
+    assert generalist.generalist.datasets == tuple(asked["datasets"])
+    assert generalist.generalist.base_version == asked["source_version"]
+    assert generalist.generalist.without_replay
 
 
 @pytest.mark.parametrize("key", ["given_back", "queued", "queued_generalist"])

@@ -22,7 +22,7 @@ from supernet_registry.search.errors import InvalidArgument, NotFound
 from tests.tiny_search import tiny_space, write_tiny_dataset
 
 ROOT = Path(__file__).parents[3]
-SEARCH = {"epochs": 2, "child_epochs": 1, "batch_size": 16, "space": tiny_space().to_json()}
+SEARCH = {"recipe": {"epochs": "2", "child_epochs": "1", "batch_size": "16"}, "space": tiny_space().to_json()}
 STEPS = [{"task": "one"}, {"task": "two", "n_train": 12, "n_val": 8, "expect": 0}, {"task": "one", "expect": 1}]
 
 
@@ -184,7 +184,7 @@ def test_sigterm_ends_all_runs(tasks: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_belongs_to_one_configuration(folder: Folder, tasks: Path) -> None:
-    other = plan(tasks, Policy.SCRATCH, search={**SEARCH, "epochs": 3})
+    other = plan(tasks, Policy.SCRATCH, search={**SEARCH, "recipe": {"epochs": "3"}})
     with pytest.raises(InvalidArgument, match="with other search"):
         run_units(Folder(folder.root), other, workers=1)
 
