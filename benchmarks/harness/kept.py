@@ -29,9 +29,13 @@ def read(path: Path) -> Any:
 
 
 def once(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The stored result, or a new one, stored, with the seconds it took as `wall_seconds`."""
+    """The stored result, or a new one, stored, with the seconds it took as `wall_seconds`.
+
+    `compute` may store files of its own beside it.
+    """
     stored: dict[str, Any] | None = read(path)
     if stored is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         stored = {**compute(), "wall_seconds": time.monotonic() - began}
         write(path, stored)

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.harness import command
 from benchmarks.harness.command import BENCHMARKS, PROBLEM, UNFINISHED, Benchmark, main, parser_of
+from benchmarks.harness.kept import once
 from benchmarks.harness.report import Options, Section, plain_table
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +102,19 @@ def test_a_table_without_rich_has_the_same_cells() -> None:
     assert plain_table("t", ["name", "n"], [["a", "10"], ["long", "2"]]).splitlines() == [
         "", "t", "name   n", "a     10", "long   2",
     ]  # fmt: skip
+
+
+def test_what_is_computed_once_may_store_files_beside_its_result(tmp_path: Path) -> None:
+    calls = []
+
+    def compute() -> dict[str, int]:
+        calls.append((tmp_path / "new" / "weights").write_bytes(b"1"))
+        return {"found": 7}
+
+    first, again = (once(tmp_path / "new" / "result.json", compute) for _ in range(2))
+    assert first == again
+    assert (first["found"], len(calls)) == (7, 1)
+    assert first["wall_seconds"] >= 0.0
 
 
 def test_a_smoke_profile_has_one_seed() -> None:
