@@ -32,6 +32,8 @@ from supernet_registry.clients.wire.resources import (
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.spaces import describe_space
 from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage.blobs import open_store
+from supernet_registry.registry.storage.database import open_database
 from supernet_registry.registry.storage.schema import datasets, jobs, supernets, versions
 from supernet_registry.search.similarity import Sketch, embed, embedding_id, load_encoder, make_sketch
 from supernet_registry.search.spaces import make_space
@@ -89,16 +91,18 @@ def _some_classes(count: int, random: np.random.Generator) -> NDArray[np.int64]:
 
 def fill(settings: Settings, sketches: Iterable[Sketch], *, with_versions: bool) -> list[str]:
     """Register a dataset for each sketch, with one version or none; returns their names."""
-    with _without_waiting_for_the_disk(), Catalog.open(settings) as catalog:
-        sa.event.listen(catalog.engine, "connect", _relax)
-        catalog.engine.dispose()  # connections that were opened before
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    engine = open_database(settings.resolved_database_url)
+    sa.event.listen(engine, "connect", _relax)
+    engine.dispose()  # connections that were opened before
+    with _without_waiting_for_the_disk(), Catalog(engine, open_store(settings), settings) as catalog:
         names = []
         for sketch in sketches:
             names.append(_register(catalog, sketch))
             if with_versions and len(names) == 1:
                 _finish(catalog, names[0], sketch.n_classes)
         if with_versions:
-            _copy_version(catalog)
+            _copy_version(engine)
         return names
 
 
@@ -132,12 +136,12 @@ def _finish(catalog: Catalog, dataset: str, n_classes: int) -> None:
     catalog.write_back.complete(job.name, lease.fence, version)
 
 
-def _copy_version(catalog: Catalog) -> None:
+def _copy_version(engine: sa.Engine) -> None:
     """Give every dataset without a version a copy of the only one, with job and supernet; one in twenty fails the gate.
 
     Row by row, because the way through jobs and leases takes minutes for ten thousand datasets.
     """
-    with catalog.engine.begin() as connection:
+    with engine.begin() as connection:
         supernet, job, version = (
             dict(connection.execute(table.select()).mappings().one()) for table in (supernets, jobs, versions)
         )

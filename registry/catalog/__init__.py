@@ -46,7 +46,7 @@ class Catalog:
     """Everything stored, opened from settings."""
 
     def __init__(self, engine: sa.Engine, store: BlobStore, settings: Settings, clock: Clock = utc_now) -> None:
-        self.engine = engine
+        self._engine = engine
         self.blobs = Blobs(engine, store, clock, grace_seconds=settings.blob_grace_seconds)
         self.uploads = Uploads(engine, self.blobs, settings, clock)
         self.datasets = Datasets(engine, self.blobs, clock)
@@ -78,7 +78,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close all connections."""
-        self.engine.dispose()
+        self._engine.dispose()
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,14 @@ import sqlalchemy as sa
 
 from supernet_registry.registry.clock import Clock
 from supernet_registry.registry.storage.database import run_write, transaction
-from supernet_registry.registry.storage.schema import mlflow_runs, mlflow_versions, outbox, registry_identity
+from supernet_registry.registry.storage.schema import (
+    jobs,
+    mlflow_runs,
+    mlflow_versions,
+    outbox,
+    registry_identity,
+    supernets,
+)
 
 __all__ = ["Backlog", "MlflowLinks", "MlflowRun", "MlflowVersion", "Outbox", "OutboxRow", "announce"]
 
@@ -89,6 +96,30 @@ class Outbox:
         age = (self._clock() - oldest).total_seconds() if oldest is not None else 0.0
         return Backlog(count=count, oldest_age_s=max(age, 0.0))
 
+    def refill(self) -> int:
+        """Queue every job and supernet anew and forget what was published; the number of entries added.
+
+        Entries that wait stay: that of a deleted supernet is the only trace of it. Dead letters are tried again.
+        """
+        now = self._clock()
+        with transaction(self._engine) as connection:
+            connection.execute(mlflow_runs.delete())
+            connection.execute(mlflow_versions.delete())
+            connection.execute(outbox.update().values(dead_reason=None, not_before=now))
+            ids = {
+                ("job", "searchJobs"): connection.scalars(sa.select(jobs.c.id).order_by(jobs.c.row_id)).all(),
+                ("supernet", "supernets"): connection.scalars(
+                    sa.select(supernets.c.id).order_by(supernets.c.row_id)
+                ).all(),
+            }
+            rows = [(topic, f"{kind}/{name}") for (topic, kind), names in ids.items() for name in names]
+            if rows:
+                values = {"create_time": now, "attempts": 0, "not_before": now}
+                connection.execute(
+                    outbox.insert(), [{"topic": topic, "resource": resource, **values} for topic, resource in rows]
+                )
+        return len(rows)
+
     def _rows(self, statement: sa.Select[Any]) -> list[OutboxRow]:
         with transaction(self._engine, write=False) as connection:
             return [
@@ -154,6 +185,11 @@ class MlflowLinks:
         """The run of a job."""
         row = self._find(mlflow_runs.c.job == job, mlflow_runs)
         return MlflowRun(**row) if row else None
+
+    def any_run(self) -> str | None:
+        """Id of a run that was published before, if there is one: to ask whether MLflow is still the same store."""
+        with transaction(self._engine, write=False) as connection:
+            return connection.scalar(sa.select(mlflow_runs.c.run_id).limit(1))
 
     def save_run(self, run: MlflowRun) -> None:
         """Insert or replace."""

@@ -13,7 +13,6 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from supernet_registry.clients.wire.resources import SupernetVersion
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.outbox import OutboxRow
-from supernet_registry.registry.publisher import backlog
 from supernet_registry.registry.publisher.failures import is_missing, is_rejection
 from supernet_registry.registry.publisher.models import ModelPublisher
 from supernet_registry.registry.publisher.runs import RunPublisher
@@ -92,7 +91,7 @@ class Publisher:
 
     def rebuild(self) -> int:
         """Queue everything anew for publishing; into a store that has it already, nothing is written twice."""
-        return backlog.refill(self._catalog.engine)
+        return self._catalog.outbox.refill()
 
     def log_again(self, names: Iterable[str] = ()) -> LoggedAgain:
         """Log the models of published versions anew (of all, where none is named), as this release logs them.
@@ -141,7 +140,7 @@ class Publisher:
 
     def _check_store(self, client: MlflowClient) -> None:
         """Start from the beginning if this store has never heard of what was published before."""
-        run_id = backlog.any_run(self._catalog.engine)
+        run_id = self._catalog.mlflow_links.any_run()
         if run_id is None:
             return
         try:

@@ -14,7 +14,8 @@ from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.catalog.spaces import read_space
 from supernet_registry.registry.catalog.versions import select_versions
 from supernet_registry.registry.settings import Settings
-from supernet_registry.registry.storage.database import transaction
+from supernet_registry.registry.storage.blobs import open_store
+from supernet_registry.registry.storage.database import open_database, transaction
 from supernet_registry.registry.storage.schema import job_events
 from supernet_registry.search.tasks import pack_images
 from tests.registry.catalog.catalog_world import StandingClock, World, epoch, images, search_spec, weights
@@ -29,7 +30,8 @@ def open_life(folder: Path, database_url: str, *, hours: int = 0) -> World:
     clock = StandingClock()
     clock.advance(hours * 3600)
     settings = Settings(data_dir=folder, database_url=database_url, blob_grace_seconds=60, max_attempts=100)
-    return World(Catalog.open(settings, clock=clock), clock)
+    engine = open_database(database_url)
+    return World(Catalog(engine, open_store(settings), settings, clock), clock, engine)
 
 
 def live(world: World, acknowledge: Callable[[str], None]) -> None:
@@ -77,7 +79,7 @@ def check_nothing_is_half_done(world: World) -> None:
     for dataset in catalog.datasets.list()[0]:
         assert catalog.datasets.sketch_bytes(dataset.name)
         assert not dataset.images_blob or catalog.blobs.read(dataset.images_blob)
-    with transaction(catalog.engine, write=False) as connection:
+    with transaction(world.engine, write=False) as connection:
         assert len(connection.execute(select_versions()).all()) == len(versions)
         assert connection.execute(job_events.select()).all() or not catalog.jobs.list()[0]
 

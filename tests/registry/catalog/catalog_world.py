@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import google_crc32c
 import numpy as np
+import sqlalchemy as sa
 
 from supernet_registry.clients.wire.resources import (
     Cost,
@@ -112,6 +113,8 @@ class World:
 
     catalog: Catalog
     clock: StandingClock
+    engine: sa.Engine | None = None
+    """The catalog's, for tests that look behind its door."""
 
     def draft(self, seed: int = 0, *, with_images: bool = True) -> Dataset:
         """A dataset as a client would register it, its images stored."""

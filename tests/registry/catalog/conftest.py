@@ -12,6 +12,8 @@ import sqlalchemy as sa
 
 from supernet_registry.registry.catalog import Catalog
 from supernet_registry.registry.settings import Settings
+from supernet_registry.registry.storage.blobs import open_store
+from supernet_registry.registry.storage.database import open_database
 from tests.registry.catalog.catalog_world import POSTGRESQL, StandingClock, World
 
 
@@ -54,12 +56,21 @@ def open_catalog(database_url: str, tmp_path: Path, clock: StandingClock) -> Ite
 
 
 @pytest.fixture
-def catalog(open_catalog: Callable[..., Catalog]) -> Catalog:
-    """An empty catalog with default settings."""
-    return open_catalog()
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    """The engine of this test's `catalog`."""
+    opened = open_database(database_url)
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture
-def world(catalog: Catalog, clock: StandingClock) -> World:
+def catalog(engine: sa.Engine, database_url: str, tmp_path: Path, clock: StandingClock) -> Catalog:
+    """An empty catalog with default settings."""
+    settings = Settings(data_dir=tmp_path / "data", database_url=database_url)
+    return Catalog(engine, open_store(settings), settings, clock)
+
+
+@pytest.fixture
+def world(catalog: Catalog, clock: StandingClock, engine: sa.Engine) -> World:
     """An empty catalog with shorthands."""
-    return World(catalog, clock)
+    return World(catalog, clock, engine)

@@ -243,5 +243,5 @@ def test_the_sweep_knows_every_reference() -> None:
 
 def test_the_database_itself_refuses_to_forget_a_referenced_blob(world: World) -> None:
     world.version()
-    with pytest.raises(sa.exc.IntegrityError), transaction(world.catalog.engine) as connection:
+    with pytest.raises(sa.exc.IntegrityError), transaction(world.engine) as connection:
         connection.execute(blobs.delete())

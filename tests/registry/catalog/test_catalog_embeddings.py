@@ -44,13 +44,13 @@ def test_pages_of_changes_together_are_all_changes_in_their_order(world: World, 
 
 def test_a_page_is_read_along_an_index_and_not_by_sorting_all_changes(world: World) -> None:
     """A catch-up of one row must not cost more in a large registry than in a small one."""
-    if world.catalog.engine.dialect.name != "sqlite":
+    if world.engine.dialect.name != "sqlite":
         pytest.skip("reads SQLite's query plan")
     statements: list[tuple[str, tuple[object, ...]]] = []
-    sa.event.listen(world.catalog.engine, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+    sa.event.listen(world.engine, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
     world.catalog.embeddings.index_rows(0, 10)
     (read,) = [statement for statement in statements if statement[0].startswith("SELECT")]
-    with world.catalog.engine.connect() as connection:
+    with world.engine.connect() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {read[0]}", read[1]).all()
     details = [str(step[-1]) for step in plan]
     assert sum("SEARCH" in detail for detail in details) == 2, details

@@ -90,7 +90,7 @@ def test_it_learns_from_finished_jobs_that_skill_counts_and_says_so(world: World
 
 
 def test_a_refresh_reads_only_jobs_that_finished_since(world: World) -> None:
-    tastes = world.catalog.tastes = CountingTastes(world.catalog.engine)
+    tastes = world.catalog.tastes = CountingTastes(world.engine)
     predictor = GainPredictor(world.catalog)
     source, target = add_source(world, 1), world.dataset(11)
     measure(world, source, target, 2.0)
@@ -118,7 +118,7 @@ def test_only_the_newest_jobs_are_remembered(world: World) -> None:
 
 def test_an_interrupted_refresh_keeps_the_model_and_goes_on_next_time(world: World) -> None:
     """A server that stops does not wait for thousands of decisions to be read."""
-    tastes = world.catalog.tastes = CountingTastes(world.catalog.engine)
+    tastes = world.catalog.tastes = CountingTastes(world.engine)
     predictor = GainPredictor(world.catalog)
     add_source(world, 1)
     assert not predictor.refresh(lambda: True)

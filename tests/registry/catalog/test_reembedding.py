@@ -118,7 +118,7 @@ def test_nothing_is_read_while_nothing_is_pending(world: World) -> None:
     renew_all(embeddings)
     index.catch_up()
     statements: list[str] = []
-    sa.event.listen(world.catalog.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    sa.event.listen(world.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     assert not embeddings.pending
     assert embeddings.renew_batch() == 0
     assert not statements
@@ -179,7 +179,7 @@ def test_servers_of_two_releases_do_not_overwrite_each_other_for_ever(world: Wor
     renew_all(embeddings)
     index.catch_up()
     assert len(index) == 1
-    with world.catalog.engine.begin() as connection:
+    with world.engine.begin() as connection:
         connection.execute(datasets.update().values(embedding_id="of another release", index_sequence=100))
     index.catch_up()
     assert len(index) == 0
