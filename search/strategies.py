@@ -18,7 +18,7 @@ from typing import Any
 
 from supernet_registry.search.errors import InvalidArgument
 
-__all__ = ["AXES", "DERIVATIONS", "ENCODERS", "VARIANTS", "Axis", "Needs", "Strategy"]
+__all__ = ["AXES", "DERIVATIONS", "ENCODERS", "OBJECTIVES", "VARIANTS", "Axis", "Needs", "Strategy"]
 
 _SEARCH = "supernet_registry.search"
 _MOST_TEXT = 80  # characters of a wrong name that an error repeats
@@ -204,6 +204,22 @@ DERIVATIONS = Axis(
 )
 """Functions; see `search.children.selection.Select`."""
 
+_OBJECTIVES = f"{_SEARCH}.training.objectives"
+
+OBJECTIVES = Axis(
+    "objective",
+    "What the steps of search and child descend.",
+    [
+        Strategy(
+            "cross-entropy",
+            "cross-entropy with the labels, smoothed for the weights",
+            f"{_OBJECTIVES}.cross_entropy:CrossEntropy",
+            options=("label_smoothing", "child_label_smoothing"),
+        ),
+    ],
+)
+"""Classes `(network, recipe, *, label_smoothing)`; see `search.training.objectives.objective.Objective`."""
+
 _ENCODERS = f"{_SEARCH}.similarity.encoders"
 
 ENCODERS = Axis(
@@ -228,5 +244,5 @@ ENCODERS = Axis(
 )
 """Classes, called with the parameter and with their options by name; see `search.similarity.encoders.base.Encoder`."""
 
-AXES: dict[str, Axis] = {axis.name: axis for axis in (VARIANTS, DERIVATIONS, ENCODERS)}
+AXES: dict[str, Axis] = {axis.name: axis for axis in (VARIANTS, OBJECTIVES, DERIVATIONS, ENCODERS)}
 """Every axis of this package by the setting that chooses."""

@@ -213,6 +213,11 @@ def modules_loaded_by(code: str) -> set[str]:
             id="a light client",
         ),
         pytest.param("import supernet_registry.search", {"torch", "ot"}, id="search itself"),
+        pytest.param(
+            "import supernet_registry.clients.work.job_runner",
+            {"torch"},
+            id="a worker before its first job: it can say that torch is missing",
+        ),
     ],
 )
 def test_processes_load_only_what_they_need(code: str, banned: set[str]) -> None:

@@ -37,7 +37,8 @@ from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.spaces import SearchSpace, make_space
 from supernet_registry.search.training.data import Data, TensorSplit, make_generator
 from supernet_registry.search.training.loop import Loop, Plan
-from supernet_registry.search.training.recording import PATIENCE, CudaGraphs, recorded_passes
+from supernet_registry.search.training.recording import PATIENCE, CudaGraphs
+from supernet_registry.search.training.runtime import Runtime
 
 CLASSES = 10
 BATCHES = 4  # of images that are made up; what they show does not matter here
@@ -106,8 +107,8 @@ def make_loop(configuration: Configuration, which: str) -> Steps:
     data = made_up_data(configuration, device)
     ours = make_network(configuration).to(device)
     if which == "ours":
-        with recorded_passes(CudaGraphs() if configuration.recorded else None):
-            return Loop(ours, data, recipe, plan, generator=make_generator(0, "benchmark"))
+        runtime = Runtime(device, record=CudaGraphs() if configuration.recorded else None)
+        return Loop(ours, data, recipe, plan, generator=make_generator(0, "benchmark"), runtime=runtime)
     textbook = TextbookSupernet(configuration.textbook_space, CLASSES).to(device)
     if configuration.textbook_space == configuration.space:
         textbook.copy_from(ours)

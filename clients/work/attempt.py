@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from supernet_registry.clients.prepare import space_descriptor
 from supernet_registry.clients.registry_client import RegistryClient
@@ -35,6 +36,9 @@ from supernet_registry.search.results import NEAREST, Candidate, Decision, Epoch
 from supernet_registry.search.spaces import SearchSpace, space_from_fields
 from supernet_registry.search.tasks import ImageDataset, unpack_images
 
+if TYPE_CHECKING:
+    from supernet_registry.search.training.runtime import Runtime
+
 __all__ = ["Attempt"]
 
 _log = logging.getLogger(__name__)
@@ -52,13 +56,15 @@ class Attempt:
         keeper: LeaseKeeper,
         job: SearchJob,
         device: str,
+        runtime: Runtime,
         on_event: Callable[[JobEvent], None] | None,
     ) -> None:
         self._client = client
         self._keeper = keeper
         self.job = job
         self.spec = job.spec or SearchSpec()
-        self.device = device
+        self.runtime = runtime
+        self._device = device
         self._on_event = on_event
         self._novel = False
         self._at_hand: ImageDataset | None = None
@@ -218,7 +224,7 @@ class Attempt:
         def upload_and_complete() -> tuple[SupernetVersion, bool]:
             weights = self._client.upload_blob(result.weights)
             child = self._client.upload_blob(result.child) if result.child is not None else ""
-            draft = version_resource(result, weights, child, device_name(self.device))
+            draft = version_resource(result, weights, child, device_name(self._device))
             return self._client.complete_search_job(self._keeper.lease, draft)
 
         version, head_moved = self._keeper.persist(upload_and_complete)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from supernet_registry.clients.registry_client import RegistryClient
 from supernet_registry.clients.wire.errors import (
@@ -30,6 +31,9 @@ from supernet_registry.clients.work.attempt import Attempt
 from supernet_registry.clients.work.lease_keeper import LeaseKeeper
 from supernet_registry.search.tasks import ImageDataset
 
+if TYPE_CHECKING:
+    from supernet_registry.search.training.runtime import Runtime
+
 __all__ = ["require_torch", "run_leased_job"]
 
 _log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ def run_leased_job(
     checkpoint_blob: str = "",
     *,
     device: str = "auto",
+    runtime: Runtime | None = None,
     dataset: ImageDataset | None = None,
     should_leave: Callable[[], bool] = lambda: False,
     on_event: Callable[[JobEvent], None] | None = None,
@@ -60,6 +65,7 @@ def run_leased_job(
         client: the registry that the lease is from.
         lease, job, checkpoint_blob: what `lease_search_job` returned.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        runtime: where searches compute, and with whom; None for this process alone, on `device`.
         dataset: the images, where they are at hand (`search --here`); downloaded otherwise.
         should_leave: polled; True ends the attempt after its last checkpoint and gives the job back to the queue.
         on_event: told of decision, epochs and messages as they happen; called in this thread.
@@ -76,8 +82,10 @@ def run_leased_job(
             back, and goes on from its checkpoint when the group has been replaced.
     """
     require_torch()
+    from supernet_registry.search.training.runtime import Runtime
+
     with LeaseKeeper(client, lease, should_leave) as keeper:
-        attempt = Attempt(client, keeper, job, device, on_event)
+        attempt = Attempt(client, keeper, job, device, runtime or Runtime.on(device), on_event)
         try:
             return attempt.run(checkpoint_blob, dataset)
         except (LeaseLost, JobFinished):

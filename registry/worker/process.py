@@ -17,12 +17,16 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from supernet_registry.clients.channel.retry import Backoff
 from supernet_registry.clients.registry_client import RegistryClient
 from supernet_registry.clients.wire.errors import InvalidArgument, SupernetRegistryError
 from supernet_registry.clients.work.job_runner import require_torch, run_leased_job
 from supernet_registry.clients.work.threads import limit_threads
+
+if TYPE_CHECKING:
+    from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["main"]
 
@@ -60,29 +64,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace, leaving: threading.Event) -> None:
     """Serve the registry; under `torchrun` together with the other processes of the group, of which the first leads."""
     from supernet_registry.search.runs.together import dismiss, follow
-    from supernet_registry.search.training.devices import device_name, pick_device
+    from supernet_registry.search.training.devices import device_name
     from supernet_registry.search.training.parallel import joined
-    from supernet_registry.search.training.recording import CudaGraphs, recorded_passes
+    from supernet_registry.search.training.recording import CudaGraphs
+    from supernet_registry.search.training.runtime import Runtime
 
-    recording = recorded_passes(CudaGraphs() if options.cuda_graphs else None)
-    with recording, joined(options.device) as ranks:
+    with joined(options.device) as ranks:
         device = device_name(options.device)
-        if options.cuda_graphs and pick_device(options.device).type != "cuda":
+        record = CudaGraphs() if options.cuda_graphs else None
+        runtime = Runtime.on(options.device, ranks=ranks, record=record)
+        if record is not None and runtime.device.type != "cuda":
             raise InvalidArgument(
                 f"CUDA graphs need a GPU; this worker searches on {device}.",
                 remedy="Leave --cuda-graphs out, or start the worker where a GPU is.",
                 field="cuda_graphs",
             )
         if ranks.rank:
-            follow(ranks)
+            follow(runtime)
             return
         with RegistryClient(options.address) as client:
             _log.info("Worker %s on %d × %s, registry at %s.", options.name, ranks.size, device, client.address)
-            _serve(client, options, device, leaving)
-        dismiss(ranks)
+            _serve(client, options, device, runtime, leaving)
+        dismiss(runtime)
 
 
-def _serve(client: RegistryClient, options: argparse.Namespace, device: str, leaving: threading.Event) -> None:
+def _serve(
+    client: RegistryClient, options: argparse.Namespace, device: str, runtime: Runtime, leaving: threading.Event
+) -> None:
     """Lease and run jobs until told to leave; with `--once`, one request for a job and what comes of it."""
     away = Backoff(max_attempts=sys.maxsize, initial_s=_AWAY_FIRST_S, max_s=_AWAY_LONGEST_S)
     while not leaving.is_set():
@@ -97,7 +105,9 @@ def _serve(client: RegistryClient, options: argparse.Namespace, device: str, lea
         if leased is not None:
             lease, job, checkpoint = leased
             _log.info("%s: attempt %d%s.", job.name, job.attempt, ", resumed from a checkpoint" if checkpoint else "")
-            run_leased_job(client, lease, job, checkpoint, device=options.device, should_leave=leaving.is_set)
+            run_leased_job(
+                client, lease, job, checkpoint, device=options.device, runtime=runtime, should_leave=leaving.is_set
+            )
         if options.once:
             return
 

@@ -32,6 +32,7 @@ from supernet_registry.search.spaces.family import CellKind, Node
 from supernet_registry.search.training.data import Data
 from supernet_registry.search.training.evaluation import Score, evaluate
 from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["select_by_perturbation"]
 
@@ -43,6 +44,7 @@ def select_by_perturbation(
     *,
     generator: torch.Generator,
     should_stop: Callable[[], bool] = lambda: False,
+    runtime: Runtime | None = None,
 ) -> Selection:
     """Derive an architecture from a searched supernet, which stays as it is.
 
@@ -52,8 +54,9 @@ def select_by_perturbation(
         recipe: `derivation_steps` weight steps follow every decision.
         generator: source of the order of the edges, and of the batches.
         should_stop: polled before every score; True raises `SearchCancelled`.
+        runtime: of the fine-tuning; None for this process alone.
     """
-    return _Selector(copy.deepcopy(supernet), data, recipe, generator, should_stop).run()
+    return _Selector(copy.deepcopy(supernet), data, recipe, generator, should_stop, runtime).run()
 
 
 class _Selector:
@@ -66,9 +69,10 @@ class _Selector:
         recipe: Recipe,
         generator: torch.Generator,
         should_stop: Callable[[], bool],
+        runtime: Runtime | None,
     ) -> None:
         self.network, self.data, self.recipe = network, data, recipe
-        self._generator, self._should_stop = generator, should_stop
+        self._generator, self._should_stop, self._runtime = generator, should_stop, runtime
         self._family = family_of(network.space)
         self._kinds = self._family.cell_kinds(network.space)
         self._operations = network.space.operations
@@ -151,6 +155,7 @@ class _Selector:
             ),
             generator=self._generator,
             should_stop=self._should_stop,
+            runtime=self._runtime,
         )
         epochs = max(1, decisions * recipe.derivation_steps // loop.steps_per_epoch)
         loop.replan(epochs=epochs, learning_rate=recipe.child_learning_rate)  # the cosine runs over all decisions

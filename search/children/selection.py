@@ -13,6 +13,7 @@ from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.spaces import Genotype
 from supernet_registry.search.strategies import DERIVATIONS
 from supernet_registry.search.training.data import Data
+from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["Select", "Selection", "selector"]
 
@@ -37,6 +38,7 @@ class Select(Protocol):
         *,
         generator: torch.Generator,
         should_stop: Callable[[], bool] = ...,
+        runtime: Runtime | None = ...,
     ) -> Selection:
         """Derive an architecture from a searched supernet, which stays as it is.
 
@@ -46,6 +48,7 @@ class Select(Protocol):
             recipe: settings; the strategy's own among them.
             generator: source of random choices.
             should_stop: polled now and then; True raises `SearchCancelled`.
+            runtime: of what is trained on the way; None for this process alone.
         """
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.recipe.fields import check_values, rules_of, setting
-from supernet_registry.search.strategies import DERIVATIONS, VARIANTS
+from supernet_registry.search.strategies import DERIVATIONS, OBJECTIVES, VARIANTS
 
 if TYPE_CHECKING:  # a command's help reads the fields, and must not load numpy for it
     from supernet_registry.search.spaces import SearchSpace
@@ -25,6 +25,9 @@ __all__ = ["Recipe"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """All settings of taste, search and child training. "Steps" are weight steps; learning rates decay by a cosine."""
+
+    # Search and child
+    objective: str = setting("cross-entropy", "what the steps of search and child descend", axis=OBJECTIVES)
 
     # Search: length
     epochs: int = setting(50, "most epochs of a search from scratch", low=1, high=10_000)

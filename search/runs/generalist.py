@@ -31,7 +31,6 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, SpaceMismatch, UnsafeWeights
@@ -49,7 +48,6 @@ from supernet_registry.search.storage.weights import WeightsInfo
 from supernet_registry.search.tasks import ImageDataset
 from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from supernet_registry.search.training.data import load_data, make_generator
-from supernet_registry.search.training.devices import pick_device
 from supernet_registry.search.training.evaluation import (
     calibrate,
     calibrate_over,
@@ -59,6 +57,7 @@ from supernet_registry.search.training.evaluation import (
 )
 from supernet_registry.search.training.loop import Plan
 from supernet_registry.search.training.memory import fit_batch_size, free_bytes, measure_step
+from supernet_registry.search.training.runtime import Runtime
 from supernet_registry.search.training.turns import GeneralistLoop
 
 __all__ = ["GeneralistResult", "TaskReport", "pretrain_generalist"]
@@ -99,6 +98,7 @@ def pretrain_generalist(
     device: str = "auto",
     checkpoint: bytes | None = None,
     listener: Listener | None = None,
+    runtime: Runtime | None = None,
 ) -> GeneralistResult:
     """Train one supernet over several datasets.
 
@@ -113,6 +113,7 @@ def pretrain_generalist(
         device: `auto`, `cpu`, `cuda`, or any name that torch knows.
         checkpoint: bytes from `Listener.on_checkpoint`, to go on from; the base is then not needed any more.
         listener: hears of progress, and may stop it. Messages tell what became of the base's datasets.
+        runtime: where it computes; None for `device`.
 
     Raises:
         InvalidArgument: fewer than two datasets, one of them twice, nothing to train on, or another job's checkpoint.
@@ -132,7 +133,7 @@ def pretrain_generalist(
             remedy="Give at least two, each of them once.",
             field="datasets",
         )
-    run = _Run(datasets, space, recipe, seed, pick_device(device), listener or Listener(), replay=replay)
+    run = _Run(datasets, space, recipe, seed, runtime or Runtime.on(device), listener or Listener(), replay=replay)
     if checkpoint is None:
         run.begin(base)
     else:
@@ -161,15 +162,16 @@ class _Run:
         space: SearchSpace,
         recipe: Recipe,
         seed: int,
-        device: torch.device,
+        runtime: Runtime,
         listener: Listener,
         *,
         replay: bool,
     ) -> None:
         self.datasets, self.space, self.seed = datasets, space, seed
         self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
-        self.listener, self.replay, self.device = listener, replay, device
-        self.tasks = [load_data(dataset, space, device) for dataset in datasets]
+        self.listener, self.replay = listener, replay
+        self.runtime, self.device = runtime, runtime.device
+        self.tasks = [load_data(dataset, space, runtime.device) for dataset in datasets]
         self.before: list[float | None] = [None] * len(datasets)
         self.seconds = 0.0
         self.loop: GeneralistLoop | None = None
@@ -370,6 +372,7 @@ class _Run:
             generator=generator,
             should_stop=self.listener.should_stop,
             say=self.listener.on_message,
+            runtime=self.runtime,
         )
 
     def _identity(self) -> dict[str, Any]:

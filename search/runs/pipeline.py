@@ -37,11 +37,10 @@ from supernet_registry.search.storage.weights import WeightsInfo
 from supernet_registry.search.tasks import ImageDataset
 from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from supernet_registry.search.training.data import Data, load_data, make_generator
-from supernet_registry.search.training.devices import pick_device
 from supernet_registry.search.training.evaluation import UNJUDGED, Score, calibrate, collect_logits, score_logits
 from supernet_registry.search.training.loop import Loop, Plan
 from supernet_registry.search.training.memory import fit_batch_size, free_bytes, measure_step
-from supernet_registry.search.training.parallel import current_ranks
+from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste", "run_pipeline"]
 
@@ -60,6 +59,7 @@ def run_pipeline(
     device: str = "auto",
     checkpoint: bytes | None = None,
     listener: Listener | None = None,
+    runtime: Runtime | None = None,
 ) -> PipelineResult:
     """Search an architecture for a dataset.
 
@@ -74,6 +74,7 @@ def run_pipeline(
         device: `auto`, `cpu`, `cuda`, or any name that torch knows.
         checkpoint: bytes from `Listener.on_checkpoint`, to go on from; the decision is taken from it.
         listener: hears of progress, and may stop the search.
+        runtime: where it computes, and with whom; None for this process alone, on `device`.
 
     Raises:
         SpaceMismatch: a candidate's search space differs in more than its size.
@@ -88,7 +89,7 @@ def run_pipeline(
     recipe.check_space(space)
     if transfer_mode not in MODES:
         raise InvalidArgument(f"Unknown transfer mode {transfer_mode!r}.", remedy=f"Use one of {', '.join(MODES)}.")
-    run = _Run(dataset, space, recipe, seed, device, listener or Listener())
+    run = _Run(dataset, space, recipe, seed, runtime or Runtime.on(device), listener or Listener())
     if checkpoint is None:
         run.decide([] if transfer_mode == "SCRATCH" else candidates, transfer_mode, taste=taste)
     else:
@@ -102,12 +103,13 @@ class _Run:
     """The state of one pipeline."""
 
     def __init__(
-        self, dataset: ImageDataset, space: SearchSpace, recipe: Recipe, seed: int, device: str, listener: Listener
+        self, dataset: ImageDataset, space: SearchSpace, recipe: Recipe, seed: int, runtime: Runtime, listener: Listener
     ) -> None:
         self.dataset, self.space, self.seed, self.listener = dataset, space, seed, listener
         self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
-        self.data: Data = load_data(dataset, space, pick_device(device))
-        self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message)
+        self.runtime = runtime
+        self.data: Data = load_data(dataset, space, runtime.device)
+        self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message, runtime)
         self.decision: Decision | None = None
         self.loop: Loop | None = None
         self.child_loop: Loop | None = None
@@ -144,7 +146,7 @@ class _Run:
         recipe, remark = fit_batch_size(self.recipe, self.data, step, free_bytes(self.data.device))
         if remark:
             self.listener.on_message(remark)
-        ranks = current_ranks()
+        ranks = self.runtime.ranks
         batch, evaluated = ranks.least(recipe.batch_size), ranks.least(recipe.eval_batch_size)
         ranks.check(recipe.variant, batch)
         self._use(replace(recipe, batch_size=batch, eval_batch_size=evaluated))
@@ -197,6 +199,7 @@ class _Run:
             self.recipe,
             generator=make_generator(self.seed, "derivation"),
             should_stop=self.listener.should_stop,
+            runtime=self.runtime,
         )
         self.genotype, self.derivation_steps = selection.genotype, selection.steps
         return selection.supernet
@@ -221,6 +224,7 @@ class _Run:
             generator=make_generator(self.seed, "child"),
             should_stop=self.listener.should_stop,
             say=self.listener.on_message,
+            runtime=self.runtime,
         )
 
     def _train(self, loop: Loop, phase: str) -> None:

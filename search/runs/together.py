@@ -16,7 +16,8 @@ from supernet_registry.search.runs.pipeline import run_pipeline
 from supernet_registry.search.spaces import SearchSpace, space_from_json
 from supernet_registry.search.tasks import ImageDataset, pack_images, unpack_images
 from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
-from supernet_registry.search.training.parallel import ProcessLost, Ranks, current_ranks
+from supernet_registry.search.training.parallel import ProcessLost
+from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["dismiss", "follow", "run_together"]
 
@@ -28,26 +29,33 @@ def run_together(
     space: SearchSpace,
     recipe: Recipe,
     *,
+    runtime: Runtime,
     candidates: Sequence[Candidate] = (),
     checkpoint: bytes | None = None,
     listener: Listener | None = None,
     **options: Any,
 ) -> PipelineResult:
-    """`run_pipeline` here, and in all processes of this one's group, which wait in `follow`. Alone it is just that.
+    """`run_pipeline` here, and in all processes of the runtime's group, which wait in `follow`. Alone it is just that.
 
     Raises:
         ProcessLost: another process is gone, or does not answer; this one should end.
         SupernetRegistryError: as `run_pipeline`, in all processes alike.
     """
-    ranks = current_ranks()
-    if ranks.size > 1:
-        ranks.send(_pack(dataset, space, recipe, candidates, checkpoint, options))
+    if runtime.ranks.size > 1:
+        runtime.ranks.send(_pack(dataset, space, recipe, candidates, checkpoint, options))
     return run_pipeline(
-        dataset, space, recipe, candidates=candidates, checkpoint=checkpoint, listener=listener, **options
+        dataset,
+        space,
+        recipe,
+        candidates=candidates,
+        checkpoint=checkpoint,
+        listener=listener,
+        runtime=runtime,
+        **options,
     )
 
 
-def follow(ranks: Ranks) -> None:
+def follow(runtime: Runtime) -> None:
     """Run what the leader runs, until it dismisses its followers. Results are the leader's to keep.
 
     A search that fails, fails in all processes alike (a refused recipe, bad weights, a divergence): the leader tells,
@@ -56,20 +64,20 @@ def follow(ranks: Ranks) -> None:
     Raises:
         ProcessLost: the leader is gone, or has left a search.
     """
-    while message := ranks.receive():
+    while message := runtime.ranks.receive():
         arguments = _unpack(message)
         try:
-            run_pipeline(**arguments)
+            run_pipeline(**arguments, runtime=runtime)
         except ProcessLost:
             raise
         except SupernetRegistryError as error:
             _log.info("The search has failed here as at the leader: %s", error)
 
 
-def dismiss(ranks: Ranks) -> None:
+def dismiss(runtime: Runtime) -> None:
     """Let the followers leave."""
-    if ranks.size > 1:
-        ranks.send(b"")
+    if runtime.ranks.size > 1:
+        runtime.ranks.send(b"")
 
 
 def _pack(

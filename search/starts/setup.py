@@ -16,6 +16,7 @@ from supernet_registry.search.starts.warm_start import carries_weights, fit_head
 from supernet_registry.search.training.data import Data, make_generator
 from supernet_registry.search.training.evaluation import collect_logits, score_logits
 from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["SearchSetup", "Start"]
 
@@ -38,6 +39,7 @@ class SearchSetup:
     seed: int
     should_stop: Callable[[], bool]
     say: Callable[[str], None] = lambda _: None
+    runtime: Runtime | None = None  # of the loops; None for this process alone
 
     def prepare(self, source: Mapping[str, Tensor] | None, mode: str) -> Start:
         """A loop ready for its first step: fresh or transferred network, head computed from prototypes.
@@ -102,4 +104,5 @@ class SearchSetup:
             generator=make_generator(self.seed, "search"),
             should_stop=self.should_stop,
             say=self.say,
+            runtime=self.runtime,
         )

@@ -7,9 +7,9 @@ One step of the search (DARTS, algorithm 1):
     2. update w by descending    ∇_w L_train(w, α)    on an augmented batch of the training split
 
 That is first-order DARTS. Another gradient in 1 and another mixture in 2 are what the variants differ in; they are the
-recipe's strategy (`search.training.variants`), and all the rest is the same for them. Each pass computes only the
-gradients that it needs. The validation split therefore steers α (a few dozen numbers) and picks the best epoch; the
-test split is seen once, at the very end, by the pipeline.
+recipe's strategy (`search.training.variants`), and all the rest is the same for them. What L is, the recipe's objective
+says (`search.training.objectives`). Each pass computes only the gradients that it needs. The validation split therefore
+steers α (a few dozen numbers) and picks the best epoch; the test split is seen once, at the very end, by the run.
 
 A search that diverges goes back to where its epoch began, once, and goes on with a smaller learning rate.
 
@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet_registry.search.errors import SearchCancelled, SearchDiverged
@@ -36,6 +35,7 @@ from supernet_registry.search.training.data import Augmentation, Batches, Data, 
 from supernet_registry.search.training.devices import send
 from supernet_registry.search.training.dropping import drop_weakest
 from supernet_registry.search.training.evaluation import UNJUDGED, Score, autocast, evaluate
+from supernet_registry.search.training.objectives import make_objective
 from supernet_registry.search.training.optimizers import (
     Adam,
     load_optimizer_state,
@@ -44,8 +44,8 @@ from supernet_registry.search.training.optimizers import (
     set_gradients,
     set_rates,
 )
-from supernet_registry.search.training.parallel import current_ranks
-from supernet_registry.search.training.recording import Recorded, current_record
+from supernet_registry.search.training.recording import Recorded
+from supernet_registry.search.training.runtime import Runtime
 from supernet_registry.search.training.variants import Batch, make_variant
 
 __all__ = ["Loop", "Plan"]
@@ -83,6 +83,8 @@ class Loop:
         generator: source of batches and augmentation.
         should_stop: polled before every step; True raises `SearchCancelled`.
         say: hears of a rollback.
+        runtime: with whom it trains, and how passes are recorded; its device is that of the data. None for alone, and
+            as they are.
     """
 
     recordable: ClassVar[bool] = True  # whether a gradient pass differs from another in its inputs and weights alone
@@ -97,7 +99,9 @@ class Loop:
         generator: torch.Generator,
         should_stop: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda _: None,
+        runtime: Runtime | None = None,
     ) -> None:
+        runtime = runtime or Runtime(data.device)
         self.network, self.data, self.recipe, self.plan = network, data, recipe, plan
         self._generator, self._should_stop, self._say = generator, should_stop, say
         self._augment = Augmentation.of(recipe)
@@ -105,11 +109,12 @@ class Loop:
         self._val_batches = Batches(len(data.val), recipe.batch_size, generator)
         self._held_batch: Batch | None = None  # drawn for an α step, to be used by the weight step that follows
         self._variant = make_variant(network, recipe, generator) if plan.search_alphas else None
+        self._objective = make_objective(network, recipe, label_smoothing=plan.label_smoothing)
         self.weights = network.weights()
         self.architecture = network.architecture()
-        self._ranks = current_ranks()
+        self._ranks = runtime.ranks
         self._forward = self._ranks.wrap(network, self.weights)
-        record = current_record() if self.recordable and self._ranks.size == 1 else None
+        record = runtime.record if self.recordable and self._ranks.size == 1 else None
         self._weight_pass = Recorded(self._weight_gradients, record)
         self._alpha_pass = Recorded(self._val_gradients, record)
         self.weight_optimizer = make_optimizer(
@@ -201,7 +206,7 @@ class Loop:
 
     def _with_rollback(self, attempt: Callable[[], _Result]) -> _Result:
         """What `attempt` returns; if it diverges, from a second one with a smaller learning rate, once in a search."""
-        before = self._snapshot()
+        before = self.snapshot()
         try:
             return attempt()
         except SearchDiverged as error:
@@ -231,8 +236,8 @@ class Loop:
             if self._alpha_optimizer is not None:
                 self._drop_operations()
                 if self.steps % self.recipe.alpha_every == 0:
-                    self._alpha_step(self._alpha_optimizer)
-            totals += self._weight_step()
+                    self.alpha_step()
+            totals += self.weight_step()
             self.steps += 1
             if number % _CHECK_EVERY == 0 or number == steps:
                 self._check_finite(self._ranks.sum(totals))
@@ -322,13 +327,11 @@ class Loop:
 
     def train_loss(self, batch: Batch, mixture: Mixture | None = None) -> Tensor:
         """What a weight step descends."""
-        images, labels = batch
-        return F.cross_entropy(self.network(images, mixture), labels, label_smoothing=self.plan.label_smoothing)
+        return self._objective.weight_loss(self.network, *batch, mixture)[0]
 
     def val_loss(self, batch: Batch, mixture: Mixture | None = None) -> Tensor:
         """What an α step descends."""
-        images, labels = batch
-        return F.cross_entropy(self.network(images, mixture), labels)
+        return self._objective.alpha_loss(self.network, *batch, mixture)
 
     def _drop_operations(self) -> None:
         """Drop as many rounds of operations as are due by now."""
@@ -342,18 +345,19 @@ class Loop:
         self._weight_pass.forget()
         self._alpha_pass.forget()
 
-    def _alpha_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Descend α's gradient; clean images, as they are all that α is judged by."""
+    def alpha_step(self) -> None:
+        """Descend α's gradient, unless α rests; clean images, as they are all that α is judged by. Only in a search."""
         assert self._variant is not None
+        assert self._alpha_optimizer is not None
         if self._variant.rests(self) or self.steps < self.plan.head_steps:
             return
         images, labels = self._batch(self.data.val, self._val_batches)
         mine = self._ranks.slice(images), self._ranks.slice(labels)
         gradients = self._variant.alpha_gradients(self, mine)
         set_gradients(self.architecture, self._ranks.average(gradients, len(mine[1]), len(labels)))
-        optimizer.step()
+        self._alpha_optimizer.step()
 
-    def _weight_step(self) -> Tensor:
+    def weight_step(self) -> Tensor:
         """Descend ∇_w of the training loss; summed loss, hits and images, (3,)."""
         whole = self.train_batch()
         self._held_batch = None
@@ -382,8 +386,8 @@ class Loop:
         whole = len(labels)
         images, labels = self._ranks.slice(images), self._ranks.slice(labels)
         with autocast(self.data.device):
-            logits = self._forward(images, dict(zip(self.network.alphas, mixture, strict=True)) or None)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.plan.label_smoothing)
+            weights = dict(zip(self.network.alphas, mixture, strict=True)) or None
+            loss, logits = self._objective.weight_loss(self._forward, images, labels, weights)
         gradients = self._ranks.gradients(loss, self.weights, len(labels), whole)
         hits = (logits.detach().argmax(dim=1) == labels).sum()
         totals = torch.stack([loss.detach() * len(labels), hits, torch.full_like(hits, len(labels))]).float()
@@ -447,6 +451,7 @@ class Loop:
             "network": dict(self.network.state_dict()),
             "kept": dict(self.network.kept),
             "drops": self._drops,
+            "objective": self._objective.state(),
             "variant": {} if self._variant is None else self._variant.state(),
             "weight_optimizer": optimizer_state(self.weight_optimizer),
             "alpha_optimizer": None if self._alpha_optimizer is None else optimizer_state(self._alpha_optimizer),
@@ -465,7 +470,7 @@ class Loop:
             "rollbacks": self.rollbacks,
         }
 
-    def _snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """`state()` as it is now, whatever training does afterwards; the best tensors are copies already."""
         state = self.state()
         best = state.pop("best_tensors")
@@ -478,6 +483,7 @@ class Loop:
         self.network.keep(state["kept"])
         self._forget_recordings()
         self._drops = state["drops"]
+        self._objective.load_state(state["objective"])
         if self._variant is not None:
             self._variant.load_state(state["variant"])
         load_optimizer_state(self.weight_optimizer, state["weight_optimizer"])

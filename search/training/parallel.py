@@ -10,7 +10,7 @@ a step is that of one process on the whole batch. Only BatchNorm sees a differen
 of a slice, as everywhere in DDP. Whatever is decided (evaluation, taste, divergence, stopping) is computed by all alike
 or agreed upon, so that all take the same way.
 
-A group exists while `joined` says so; `Loop` and `run_pipeline` look for it by `current_ranks`.
+A group exists while `joined` says so; a run is told of it by its `Runtime`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from supernet_registry.search.errors import InvalidArgument, SearchFailed
 from supernet_registry.search.strategies import VARIANTS
 
-__all__ = ["ProcessLost", "Ranks", "alone", "current_ranks", "joined"]
+__all__ = ["ProcessLost", "Ranks", "joined"]
 
 _STEP = timedelta(minutes=10)
 """A process that does not answer for so long in the middle of a search is taken for dead."""
@@ -98,7 +98,8 @@ class Ranks:
 class _Group(Ranks):
     """Several processes, by the default group of `torch.distributed`."""
 
-    def __init__(self) -> None:
+    def __init__(self, control: dist.ProcessGroup | None) -> None:
+        self._control = control  # where followers wait for the next search: on the CPU, and with patience
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
 
@@ -163,40 +164,15 @@ class _Group(Ranks):
 
     def send(self, message: bytes) -> None:
         content = torch.frombuffer(bytearray(message or b"\0"), dtype=torch.uint8)
-        _guarded(lambda: dist.broadcast(torch.tensor([len(message)]), src=0, group=_control))
-        _guarded(lambda: dist.broadcast(content, src=0, group=_control))
+        _guarded(lambda: dist.broadcast(torch.tensor([len(message)]), src=0, group=self._control))
+        _guarded(lambda: dist.broadcast(content, src=0, group=self._control))
 
     def receive(self) -> bytes:
         length = torch.zeros(1, dtype=torch.long)
-        _guarded(lambda: dist.broadcast(length, src=0, group=_control))
+        _guarded(lambda: dist.broadcast(length, src=0, group=self._control))
         content = torch.zeros(max(1, int(length)), dtype=torch.uint8)
-        _guarded(lambda: dist.broadcast(content, src=0, group=_control))
+        _guarded(lambda: dist.broadcast(content, src=0, group=self._control))
         return content[: int(length)].numpy().tobytes()
-
-
-_control: dist.ProcessGroup | None = None
-"""Where followers wait for the next search: on the CPU, and with patience."""
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Train in this process only, whatever group it has joined; the others wait meanwhile."""
-    global _together  # noqa: PLW0603 - one per process, as torch's own default group
-    _together = False
-    try:
-        yield
-    finally:
-        _together = True
-
-
-_together = True
-
-
-def current_ranks() -> Ranks:
-    """The group that this process has joined; itself alone if none."""
-    if _together and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _Group()
-    return Ranks()
 
 
 @contextmanager
@@ -213,11 +189,9 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     _guarded(lambda: dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_STEP))
-    global _control  # noqa: PLW0603 - one per process, as torch's own default group
-    _control = dist.new_group(backend="gloo", timeout=_IDLE)  # type: ignore[assignment]  # we are a member of it
-    yield current_ranks()
+    control = dist.new_group(backend="gloo", timeout=_IDLE)
+    yield _Group(control)  # type: ignore[arg-type]  # we are a member of it
     # Not after an error: saying goodbye to those who are gone may take forever, and this process ends anyway.
-    _control = None
     dist.destroy_process_group()
 
 

@@ -8,20 +8,19 @@ and results lie where the recorded pass wrote them, until the next replay overwr
 Recording costs a few passes more than it saves in a short trial, so a pass is recorded only once it has been run
 `PATIENCE` times with inputs of one shape: a taste runs as it is.
 
-Off unless `recorded_passes` says otherwise; `python -m supernet_registry.registry.worker --cuda-graphs` does.
+Off unless the runtime says otherwise; that of `python -m supernet_registry.registry.worker --cuda-graphs` does.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["PATIENCE", "CudaGraphs", "GradientPass", "Record", "Recorded", "current_record", "recorded_passes"]
+__all__ = ["PATIENCE", "CudaGraphs", "GradientPass", "Record", "Recorded"]
 
 PATIENCE = 16
 """Plain runs of a pass before it is recorded."""
@@ -100,22 +99,3 @@ class Recorded:
     def forget(self) -> None:
         """Record anew: something has changed that a recording does not see, or its memory is needed."""
         self._recordings.clear()
-
-
-_record: Record | None = None
-
-
-@contextmanager
-def recorded_passes(record: Record | None) -> Iterator[None]:
-    """Loops that are made inside record their gradient passes so; None: not at all."""
-    global _record  # noqa: PLW0603 - one per process, as the device is
-    before, _record = _record, record
-    try:
-        yield
-    finally:
-        _record = before
-
-
-def current_record() -> Record | None:
-    """How passes are recorded here; None if they are not."""
-    return _record

@@ -77,15 +77,15 @@ class GeneralistLoop(Loop):
         self.select(task)
         return evaluate(self.network, self.data, self.data.val, self.recipe)
 
-    def _alpha_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def alpha_step(self) -> None:
         self.select(self.trained[int(self._alpha_turns.draw())])
-        super()._alpha_step(optimizer)
+        super().alpha_step()
 
-    def _weight_step(self) -> Tensor:
+    def weight_step(self) -> Tensor:
         # Unless the variant's α step looked ahead at the batch that comes now: it is of the dataset of that α step.
         if self._held_batch is None:
             self.select(self.trained[int(self._weight_turns.draw())])
-        return super()._weight_step()
+        return super().weight_step()
 
     def state(self) -> dict[str, Any]:
         """As `Loop.state`, with whose turn it is and every dataset's batches."""

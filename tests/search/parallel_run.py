@@ -20,13 +20,14 @@ from supernet_registry.search.runs.pipeline import Candidate, Listener, run_pipe
 from supernet_registry.search.runs.together import dismiss, follow, run_together
 from supernet_registry.search.training.data import load_data, make_generator
 from supernet_registry.search.training.loop import Loop, Plan
-from supernet_registry.search.training.parallel import ProcessLost, Ranks, current_ranks, joined
+from supernet_registry.search.training.parallel import ProcessLost, joined
+from supernet_registry.search.training.runtime import Runtime
 from tests.tiny_search import tiny_dataset, tiny_space
 
 RECIPE = Recipe.for_space(tiny_space()).override(batch_size=16, epochs=2, child_epochs=2, patience=9)
 
 
-def one_step(out: Path) -> None:
+def one_step(out: Path, runtime: Runtime) -> None:
     """Gradients of the first weight step and α step, in float64, with BatchNorm in eval mode, which splits exactly."""
     torch.set_default_dtype(torch.float64)
     data = load_data(tiny_dataset(), tiny_space(), torch.device("cpu"))
@@ -42,26 +43,27 @@ def one_step(out: Path) -> None:
         label_smoothing=0.1,
         search_alphas=True,
     )
-    loop = Loop(network, data, replace(RECIPE, clip_norm=0.0), plan, generator=make_generator(0, "loop"))
+    generator = make_generator(0, "loop")
+    loop = Loop(network, data, replace(RECIPE, clip_norm=0.0), plan, generator=generator, runtime=runtime)
     loop.advance(1)
     found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    if current_ranks().rank == 0:
+    if runtime.ranks.rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
 
 
-def pipeline(out: Path, ranks: Ranks) -> None:
+def pipeline(out: Path, runtime: Runtime) -> None:
     """Three searches led by the first process: one that is refused, one, and one that starts from its result."""
-    if ranks.rank:
-        follow(ranks)
+    if runtime.ranks.rank:
+        follow(runtime)
         return
     try:  # refused in both alike; the next search finds them ready
-        run_together(tiny_dataset(0), tiny_space(), replace(RECIPE, variant="darts-2nd"), seed=0, device="cpu")
+        run_together(tiny_dataset(0), tiny_space(), replace(RECIPE, variant="darts-2nd"), seed=0, runtime=runtime)
     except InvalidArgument as error:
         assert error.field == "variant"
-    first = run_together(tiny_dataset(0), tiny_space(), RECIPE, seed=0, device="cpu")
+    first = run_together(tiny_dataset(0), tiny_space(), RECIPE, seed=0, runtime=runtime)
     candidate = Candidate("first", 0.1, first.weights)
-    second = run_together(tiny_dataset(1), tiny_space(), RECIPE, seed=0, device="cpu", candidates=[candidate])
-    dismiss(ranks)
+    second = run_together(tiny_dataset(1), tiny_space(), RECIPE, seed=0, runtime=runtime, candidates=[candidate])
+    dismiss(runtime)
     out.write_text(json.dumps({"steps": second.search_steps, "accuracy": second.test_accuracy}))
 
 
@@ -75,24 +77,24 @@ class Digests(Listener):
         self.losses.append((e.train_loss, e.val_loss))
 
 
-def alike(out: Path, ranks: Ranks) -> None:
+def alike(out: Path, runtime: Runtime) -> None:
     """The same pipeline in all processes; each writes what it has come to."""
     listener = Digests()
-    result = run_pipeline(tiny_dataset(), tiny_space(), RECIPE, seed=0, device="cpu", listener=listener)
+    result = run_pipeline(tiny_dataset(), tiny_space(), RECIPE, seed=0, runtime=runtime, listener=listener)
     digests = [hashlib.sha256(data).hexdigest() for data in (result.weights, result.child or b"")]
-    out.with_suffix(f".{ranks.rank}").write_text(json.dumps([*digests, listener.losses]))
+    out.with_suffix(f".{runtime.ranks.rank}").write_text(json.dumps([*digests, listener.losses]))
 
 
-def killed(out: Path, ranks: Ranks) -> None:
+def killed(out: Path, runtime: Runtime) -> None:
     """One process is killed in the middle of a search; the other says so."""
 
     class Kill(Listener):
         def on_epoch(self, e) -> None:
-            if ranks.rank == 1:
+            if runtime.ranks.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     try:
-        run_pipeline(tiny_dataset(), tiny_space(), RECIPE, seed=0, device="cpu", listener=Kill())
+        run_pipeline(tiny_dataset(), tiny_space(), RECIPE, seed=0, runtime=runtime, listener=Kill())
     except ProcessLost as error:
         out.write_text(str(error))
         os._exit(3)  # the group is gone: there is nobody left to say goodbye to
@@ -102,10 +104,11 @@ def main() -> None:
     what, out = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
     with joined("cpu") as ranks:
+        runtime = Runtime.on("cpu", ranks=ranks)
         if what == "step":
-            one_step(out)
+            one_step(out, runtime)
         else:
-            {"pipeline": pipeline, "alike": alike, "killed": killed}[what](out, ranks)
+            {"pipeline": pipeline, "alike": alike, "killed": killed}[what](out, runtime)
 
 
 if __name__ == "__main__":

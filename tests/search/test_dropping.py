@@ -84,8 +84,7 @@ def test_a_dropped_operation_costs_nothing_and_is_not_trained():
     """Its convolutions are not called, neither in training nor in evaluation, and its weights stay as they are."""
     loop = make_loop(replace(RECIPE, drop_shares=(0.0,)))
     called: list[str] = []
-    loop.network.keep(drop_weakest(loop.network))
-    loop._drops = 1
+    loop.advance(1)  # drops what is due at share 0
     modules = [module for place in dropped(loop.network) for module in modules_of(loop.network, *place)]
     convolutions = [part for module in modules for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
     assert convolutions

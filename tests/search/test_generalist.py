@@ -153,13 +153,13 @@ def test_every_dataset_gets_as_many_steps_as_every_other_for_weights_and_for_alp
     seen = {"weights": [], "alpha": []}
 
     class Watched(GeneralistLoop):
-        def _weight_step(self):
-            result = super()._weight_step()
+        def weight_step(self):
+            result = super().weight_step()
             seen["weights"].append(self.data.n_classes)
             return result
 
-        def _alpha_step(self, optimizer):
-            super()._alpha_step(optimizer)
+        def alpha_step(self):
+            super().alpha_step()
             seen["alpha"].append(self.data.n_classes)
 
     loop = make_loop(TWO, THREE, recipe=replace(RECIPE, alpha_every=alpha_every))

@@ -52,7 +52,7 @@ def test_an_alpha_step_changes_alpha_only_and_sees_the_validation_split_only():
     loop = make_loop()
     loop.data.train.images.fill_(0)  # nothing to be learnt here
     before = snapshot(loop.network)
-    loop._alpha_step(loop._alpha_optimizer)
+    loop.alpha_step()
     assert changed(loop.network, before) == {"alphas.cell"}
     assert all(parameter.grad is None for parameter in loop.network.weights())
 
@@ -60,8 +60,8 @@ def test_an_alpha_step_changes_alpha_only_and_sees_the_validation_split_only():
 def test_a_weight_step_changes_every_weight_but_not_alpha():
     loop = make_loop()
     before = snapshot(loop.network)
-    loop._weight_step()
-    loop._weight_step()  # the first leaves what begins with a zero gradient, such as shifts before a ReLU
+    loop.weight_step()
+    loop.weight_step()  # the first leaves what begins with a zero gradient, such as shifts before a ReLU
     assert changed(loop.network, before) == set(before) - {"alphas.cell"}
     assert loop.network.alphas["cell"].grad is None
 
@@ -78,8 +78,8 @@ def test_at_first_only_the_head_learns_if_the_plan_says_so():
 def test_alpha_steps_come_as_often_as_the_recipe_says():
     loop = make_loop(RECIPE.override(alpha_every=2))
     seen = []
-    step = loop._alpha_step
-    loop._alpha_step = lambda optimizer: (seen.append(loop.steps), step(optimizer))
+    step = loop.alpha_step
+    loop.alpha_step = lambda: (seen.append(loop.steps), step())
     loop.advance(5)
     assert seen == [0, 2, 4]
 
@@ -286,7 +286,7 @@ def test_no_step_waits_for_the_gpu(rotation):
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            loop._alpha_step(loop._alpha_optimizer)
-            loop._weight_step()
+            loop.alpha_step()
+            loop.weight_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

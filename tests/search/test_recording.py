@@ -7,7 +7,7 @@ next replay overwrites.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -20,7 +20,8 @@ from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.runs.generalist import pretrain_generalist
 from supernet_registry.search.training.data import load_data, make_generator
 from supernet_registry.search.training.loop import Loop, Plan
-from supernet_registry.search.training.recording import PATIENCE, CudaGraphs, GradientPass, Recorded, recorded_passes
+from supernet_registry.search.training.recording import PATIENCE, CudaGraphs, GradientPass, Recorded
+from supernet_registry.search.training.runtime import Runtime
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACE = tiny_space()
@@ -53,13 +54,11 @@ class Trace:
 
 
 @pytest.fixture
-def trace() -> Iterator[Trace]:
-    trace = Trace()
-    with recorded_passes(trace):
-        yield trace
+def trace() -> Trace:
+    return Trace()
 
 
-def make_loop(recipe: Recipe = RECIPE, *, space=SPACE, device="cpu", genotype=None) -> Loop:
+def make_loop(recipe: Recipe = RECIPE, *, space=SPACE, device="cpu", genotype=None, record=None) -> Loop:
     data = load_data(tiny_dataset(), space, torch.device(device))
     network = Network(space, 2, generator=make_generator(0, "net"), genotype=genotype).to(device)
     plan = Plan(
@@ -71,7 +70,8 @@ def make_loop(recipe: Recipe = RECIPE, *, space=SPACE, device="cpu", genotype=No
         label_smoothing=0.1,
         search_alphas=genotype is None,
     )
-    return Loop(network, data, recipe, plan, generator=make_generator(0, "loop"))
+    runtime = Runtime.on(device, record=record)
+    return Loop(network, data, recipe, plan, generator=make_generator(0, "loop"), runtime=runtime)
 
 
 def assert_same(one: Loop, other: Loop) -> None:
@@ -95,8 +95,7 @@ def assert_same(one: Loop, other: Loop) -> None:
 def test_a_recorded_search_is_the_plain_one(changes, space):
     recipe = replace(RECIPE, epochs=STEPS, **changes)
     plain, trace = make_loop(recipe, space=space), Trace()
-    with recorded_passes(trace):
-        recorded = make_loop(recipe, space=space)
+    recorded = make_loop(recipe, space=space, record=trace)
     expected, found = plain.advance(STEPS), recorded.advance(STEPS)
     assert trace.count
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -104,9 +103,7 @@ def test_a_recorded_search_is_the_plain_one(changes, space):
 
 
 def test_a_recorded_child_network_is_the_plain_one(trace):
-    recorded = make_loop(genotype=GENOTYPE)
-    with recorded_passes(None):
-        plain = make_loop(genotype=GENOTYPE)
+    recorded, plain = make_loop(genotype=GENOTYPE, record=trace), make_loop(genotype=GENOTYPE)
     plain.advance(STEPS)
     recorded.advance(STEPS)
     assert trace.count
@@ -116,9 +113,9 @@ def test_a_recorded_child_network_is_the_plain_one(trace):
 def test_a_recorded_search_goes_on_from_a_state(trace):
     """Weights are read where they lie, so a state that is loaded is seen; what was dropped in it is recorded anew."""
     recipe = replace(RECIPE, epochs=STEPS, drop_shares=(0.2,))
-    loop = make_loop(recipe)
+    loop = make_loop(recipe, record=trace)
     loop.advance(STEPS)
-    state = loop._snapshot()
+    state = loop.snapshot()
     recordings = trace.count
     loop.advance(3)
     expected = {name: tensor.clone() for name, tensor in loop.network.state_dict().items()}
@@ -130,7 +127,7 @@ def test_a_recorded_search_goes_on_from_a_state(trace):
 
 
 def test_a_short_trial_is_not_recorded(trace):
-    make_loop().advance(PATIENCE)
+    make_loop(record=trace).advance(PATIENCE)
     assert not trace.count
 
 
@@ -149,7 +146,8 @@ def test_inputs_of_another_shape_are_recorded_by_themselves():
 def test_a_generalist_is_not_recorded(trace):
     """Its head is another one from step to step."""
     recipe = replace(RECIPE, epochs=30, patience=30)
-    result = pretrain_generalist([tiny_dataset(1), tiny_dataset(2)], SPACE, recipe, device="cpu").result
+    runtime = Runtime.on("cpu", record=trace)
+    result = pretrain_generalist([tiny_dataset(1), tiny_dataset(2)], SPACE, recipe, runtime=runtime).result
     assert result.search_steps > 2 * PATIENCE
     assert not trace.count
 
@@ -160,8 +158,7 @@ def test_a_generalist_is_not_recorded(trace):
 def test_a_cuda_graph_gives_the_gradients_of_the_plain_pass(drop_shares):
     recipe = replace(RECIPE, epochs=STEPS, drop_shares=drop_shares)
     plain = make_loop(recipe, device="cuda")
-    with recorded_passes(CudaGraphs()):
-        recorded = make_loop(recipe, device="cuda")
+    recorded = make_loop(recipe, device="cuda", record=CudaGraphs())
     recorded.advance(STEPS)
     plain.load_state(recorded.state())
     batch = plain.train_batch()

@@ -69,7 +69,7 @@ def test_no_variant_shifts_the_batches(variant):
     """They are the same whatever else is drawn, so that two variants are compared on the same images."""
     plain, other = make_loop(replace(RECIPE, variant="darts")), make_loop(replace(RECIPE, variant=variant))
     if variant == "pc-darts":  # which draws no validation batches while α rests
-        other.recipe = other._variant.recipe = replace(other.recipe, alpha_rest=0.0)
+        other = make_loop(replace(RECIPE, variant=variant, alpha_rest=0.0))
     plain.advance(3)
     other.advance(3)
     assert torch.equal(plain.train_batch()[0], other.train_batch()[0])

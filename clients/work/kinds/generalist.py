@@ -13,7 +13,6 @@ class Generalist:
 
     def prepare(self, desk: Desk) -> Run:
         from supernet_registry.search.runs.generalist import pretrain_generalist
-        from supernet_registry.search.training.parallel import alone
 
         work = desk.spec.generalist
         assert work is not None
@@ -21,17 +20,16 @@ class Generalist:
 
         def run(checkpoint: bytes | None) -> PipelineResult:
             base = desk.download(work.base_version, 0.0) if work.base_version and checkpoint is None else None
-            with alone():
-                return pretrain_generalist(
-                    data,
-                    desk.space,
-                    desk.recipe,
-                    seed=desk.spec.seed,
-                    base=base,
-                    replay=not work.without_replay,
-                    device=desk.device,
-                    checkpoint=checkpoint,
-                    listener=desk.listener,
-                ).result
+            return pretrain_generalist(
+                data,
+                desk.space,
+                desk.recipe,
+                seed=desk.spec.seed,
+                base=base,
+                replay=not work.without_replay,
+                runtime=desk.runtime.alone(),
+                checkpoint=checkpoint,
+                listener=desk.listener,
+            ).result
 
         return run

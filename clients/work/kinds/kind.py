@@ -13,6 +13,7 @@ from supernet_registry.search.tasks import ImageDataset
 
 if TYPE_CHECKING:
     from supernet_registry.clients.wire.resources import NearestSources, SupernetVersion
+    from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["Desk", "Kind", "Run"]
 
@@ -30,7 +31,8 @@ class Desk(Protocol):
     def spec(self) -> SearchSpec: ...
 
     @property
-    def device(self) -> str: ...
+    def runtime(self) -> Runtime:
+        """Where it computes, and with whom."""
 
     @property
     def space(self) -> SearchSpace: ...

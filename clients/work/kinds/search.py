@@ -31,7 +31,7 @@ class Search:
                 candidates=_candidates(desk, work) if checkpoint is None else [],
                 taste=work.source_policy is not SourcePolicy.VERSION,
                 transfer_mode=_transfer_mode(work).value,
-                device=desk.device,
+                runtime=desk.runtime,
                 checkpoint=checkpoint,
                 listener=desk.listener,
             )

@@ -12,6 +12,8 @@ operations.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,6 +38,24 @@ def dirichlet_mean(alpha: Tensor) -> Tensor:
     """E[θ] = β / Σβ, (E, O)."""
     beta = concentration(alpha)
     return beta / beta.sum(dim=-1, keepdim=True)
+
+
+class _Draw(torch.autograd.Function):
+    """`Dirichlet(β).rsample()` from a generator; torch's own knows but the global one, which other threads use."""
+
+    @staticmethod
+    def forward(ctx: Any, beta: Tensor, generator: torch.Generator) -> Tensor:
+        theta = torch._sample_dirichlet(beta, generator=generator)
+        ctx.save_for_backward(theta, beta)
+        return theta
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        theta, beta = ctx.saved_tensors
+        total = beta.sum(-1, keepdim=True).expand_as(beta)
+        slope = torch._dirichlet_grad(theta, beta, total)
+        return slope * (gradient - (theta * gradient).sum(-1, keepdim=True)), None
 
 
 class DrNas(Randomised):
@@ -69,10 +89,9 @@ class DrNas(Randomised):
     def _draw(self, alpha: Tensor) -> Tensor:
         """(E, O) -> (E, O). In float64 on the CPU: a few dozen numbers, and equal draws on every device."""
         beta = concentration(alpha.double().cpu())
-        # torch's distributions know no generator: its global one is lent for a moment, and left as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
-            return Dirichlet(beta).rsample().to(alpha)
+        own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+        theta: Tensor = _Draw.apply(beta, own)
+        return theta.to(alpha)
 
     def divergence(self) -> Tensor:
         """KL(Dir(β) ‖ Dir(1)), summed over all edges."""
