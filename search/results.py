@@ -2,7 +2,7 @@
 
 They are the `search` package's own words for what the wire calls `TasteResult`, `SourceDecision`, `EpochMetrics`,
 `Metrics` and `Cost`; field names agree, so that a worker can copy them over one by one. Accuracies are fractions in
-[0, 1], losses nats, times seconds.
+[0, 1], losses nats, times seconds; a figure that there is none of is None.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Epoch:
     steps: int
     train_loss: float
     train_accuracy: float
-    val_loss: float  # this and the next are 0 of a child network that is trained on the validation split as well
-    val_accuracy: float
+    val_loss: float | None  # this and the next: None of a child network that is trained on the validation split as well
+    val_accuracy: float | None
     alpha_entropy: float  # mean over edges, 1 is uniform and 0 decided
     skip_count: int  # skip connections in the genotype
     learning_rate: float
@@ -79,16 +79,9 @@ class PipelineResult:
     """A finished search."""
 
     weights: bytes  # the supernet: safetensors with one metadata key, `supernet`
-    child: bytes | None  # the child network: safetensors with one metadata key, `child`
     genotype: str
     val_accuracy: float
     test_accuracy: float
-    child_val_accuracy: float  # 0 unless the recipe holds the validation split out of its training
-    child_test_accuracy: float
-    child_parameters: int
-    child_macs: int  # multiply-accumulates of one image
-    child_single_seconds: float  # of the child network on one image, warm, median
-    child_batch_seconds: float  # the same on 64 images at once
     alpha_entropy: float
     skip_count: int
     search_steps: int  # weight steps of the search, without the taste's
@@ -98,6 +91,14 @@ class PipelineResult:
     taste_seconds: float
     child_seconds: float
     device: str
+    # The child network: safetensors with one metadata key, `child`, and its figures; None where there is no child
+    child: bytes | None = None
+    child_val_accuracy: float | None = None  # also None where the child is trained on the validation split as well
+    child_test_accuracy: float | None = None
+    child_parameters: int | None = None
+    child_macs: int | None = None  # multiply-accumulates of one image
+    child_single_seconds: float | None = None  # on one image, warm, median
+    child_batch_seconds: float | None = None  # the same on 64 images at once
 
 
 class Listener:

@@ -72,6 +72,8 @@ def digests_of(result: PipelineResult) -> dict[str, str]:
     """Of weights, child, architecture and figures; not of times, nor of how files are written."""
     names = "val_accuracy test_accuracy child_test_accuracy child_parameters child_macs alpha_entropy skip_count"
     figures = [getattr(result, name) for name in (*names.split(), "search_steps", "taste_steps", "child_steps")]
+    if result.child is None:
+        figures[2:5] = [0.0, 0, 0]  # as what is absent was written when the digests were recorded
     found = {
         "weights": digest_of(load(result.weights)),
         "genotype": result.genotype,

@@ -34,7 +34,8 @@ from supernet_registry.search.runs.pipeline import run_pipeline
 from supernet_registry.search.spaces import make_space
 from supernet_registry.search.tasks import ImageDataset, Split
 from supernet_registry.search.training.data import make_generator
-from supernet_registry.search.training.recording import CudaGraphs, GradientPass, Record, recorded_passes
+from supernet_registry.search.training.recording import CudaGraphs, GradientPass, Record
+from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["PARTS", "Device", "Part", "Row"]
 
@@ -259,17 +260,17 @@ def search(device: Device, seconds: float) -> Iterator[Row]:
     recipe = Recipe.for_space(make_space()).override(epochs=epochs, patience=epochs, batch_size=batch)
     progress = Progress(0.85 * seconds - 10.0 if not device.tiny else seconds)
     cancelled = False
-    with recorded_passes(None if device.tiny else CudaGraphs()):
-        try:
-            run_pipeline(
-                generated(images, side=16 if device.tiny else 32),
-                make_space(),
-                replace(recipe, child_epochs=0),
-                device=device.name,
-                listener=progress,
-            )
-        except SearchCancelled:
-            cancelled = True
+    runtime = Runtime.on(device.name, record=None if device.tiny else CudaGraphs())
+    try:
+        run_pipeline(
+            generated(images, side=16 if device.tiny else 32),
+            make_space(),
+            replace(recipe, child_epochs=0),
+            runtime=runtime,
+            listener=progress,
+        )
+    except SearchCancelled:
+        cancelled = True
     took = time.monotonic() - progress.began
     done, last = len(progress.epochs), progress.epochs[-1] if progress.epochs else None
     figures: dict[str, Any] = {"epochs": done, "of": epochs, "seconds": took, "stopped by its time": cancelled}

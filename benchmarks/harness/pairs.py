@@ -159,12 +159,13 @@ def on_cpu(dataset: ImageDataset) -> Data:
 
 
 def run(loop: Loop) -> list[tuple[int, float]]:
-    """Search to the end; (steps, validation accuracy) of the start and of every epoch."""
+    """Search to the end; (steps, validation accuracy) of the start and of every epoch that was judged."""
     assert loop.best is not None
     points = [(0, loop.best.accuracy)]
     while not loop.finished:
         epoch = loop.run_epoch()
-        points.append((epoch.steps, epoch.val_accuracy))
+        if epoch.val_accuracy is not None:
+            points.append((epoch.steps, epoch.val_accuracy))
     loop.restore_best()
     return points
 

@@ -21,9 +21,7 @@ __all__ = ["decision_resource", "epoch_resource", "version_resource"]
 
 def epoch_resource(epoch: Epoch) -> EpochMetrics:
     """An epoch as it is reported."""
-    result = EpochMetrics(**{**asdict(epoch), "phase": Phase(epoch.phase)})
-    unjudged = result.phase is Phase.CHILD and result.val_loss == 0.0
-    return replace(result, val_loss=None, val_accuracy=None) if unjudged else result
+    return EpochMetrics(**{**asdict(epoch), "phase": Phase(epoch.phase)})
 
 
 def decision_resource(decision: Decision, *, novel: bool) -> SourceDecision:
@@ -55,14 +53,14 @@ def version_resource(result: PipelineResult, weights_blob: str, child_blob: str,
         metrics=Metrics(
             val_accuracy=result.val_accuracy,
             test_accuracy=result.test_accuracy,
-            child_val_accuracy=result.child_val_accuracy or None,
-            child_test_accuracy=result.child_test_accuracy if result.child is not None else None,
-            child_parameters=result.child_parameters or None,
+            child_val_accuracy=result.child_val_accuracy,
+            child_test_accuracy=result.child_test_accuracy,
+            child_parameters=result.child_parameters,
             alpha_entropy=result.alpha_entropy,
             skip_count=result.skip_count,
-            child_macs=result.child_macs or None,
-            child_single_seconds=result.child_single_seconds or None,
-            child_batch_seconds=result.child_batch_seconds or None,
+            child_macs=result.child_macs,
+            child_single_seconds=result.child_single_seconds,
+            child_batch_seconds=result.child_batch_seconds,
         ),
         cost=Cost(
             search_steps=result.search_steps,

@@ -127,7 +127,7 @@ def _row(
         expect=experience.expect,
         child_steps=result.steps,
         child_seconds=result.cpu_seconds,
-        val_accuracy=result.val_accuracy,
+        val_accuracy=result.val_accuracy or 0.0,  # where none was held out
         test_accuracy=result.test_accuracy,
         child_val_accuracy=result.val_accuracy,
         child_test_accuracy=result.test_accuracy,

@@ -1,4 +1,4 @@
-"""Images as a network takes them: three channels, at most a space's resolution, standardised.
+"""Images as a network takes them: any grey or colour task fits any supernet.
 
 Grey becomes three equal channels; images larger than the space's resolution are shrunk to it by area averaging, and
 those below 16 pixels enlarged to that; anything between stays as it is, for the cells are convolutional.

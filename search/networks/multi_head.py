@@ -1,4 +1,9 @@
-"""A supernet with a head for each of several datasets."""
+"""A supernet with a head for each of several datasets: shared weights and α, one head in use at a time.
+
+The heads that are not in use have no gradient in a step, so neither momentum nor weight decay moves them.
+
+Legend: T datasets, K_t classes of dataset t, D features.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,7 @@ from supernet_registry.search.spaces import SearchSpace
 
 __all__ = ["MultiHeadNetwork"]
 
-_HEAD = "head."
-
-
-_HEADS = "heads."
+_HEAD, _HEADS = "head.", "heads."  # prefixes of parameters: of a supernet's one head, and of all of ours
 
 
 class MultiHeadNetwork(Network):

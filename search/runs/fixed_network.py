@@ -29,7 +29,7 @@ from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.results import Epoch
 from supernet_registry.search.starts.prototypes import prototype_head
 from supernet_registry.search.training.data import Augmentation, Batches, Data, TensorSplit, make_generator
-from supernet_registry.search.training.evaluation import UNJUDGED, Score
+from supernet_registry.search.training.evaluation import Score
 from supernet_registry.search.training.optimizers import AdamW
 
 __all__ = ["FixedNetwork", "FixedRecipe", "FixedResult", "train_fixed"]
@@ -74,10 +74,10 @@ class FixedNetwork(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedResult:
-    """A trained network and its figures. Accuracies are fractions in [0, 1]; that on validation 0 unless held out."""
+    """A trained network and its figures. Accuracies are fractions in [0, 1]; on validation None unless held out."""
 
     network: FixedNetwork
-    val_accuracy: float
+    val_accuracy: float | None
     test_accuracy: float
     parameters: int
     epochs: int
@@ -137,7 +137,7 @@ def train_fixed(
     training.run(training.affordable_epochs(cpu_seconds, warm=warm), on_epoch)
     return FixedResult(
         network=network,
-        val_accuracy=_score(network, data, data.val).accuracy if fixed.holds_out else UNJUDGED.accuracy,
+        val_accuracy=_score(network, data, data.val).accuracy if fixed.holds_out else None,
         test_accuracy=_score(network, data, data.test).accuracy,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         epochs=training.epoch,
@@ -183,7 +183,7 @@ class _Training:
             for _ in range(len(self.batches)):
                 train += self.step(self.network, optimizer)
                 schedule.step()
-            score = _score(self.network, self.data, self.data.val) if self.fixed.holds_out else UNJUDGED
+            score = _score(self.network, self.data, self.data.val) if self.fixed.holds_out else None
             if on_epoch is not None:
                 on_epoch(self._report(epochs, train, score, rate, time.monotonic() - began))
 
@@ -206,7 +206,7 @@ class _Training:
         hits = (logits.detach().argmax(dim=1) == labels).sum()
         return torch.tensor([loss.item() * len(labels), hits.item(), len(labels)])
 
-    def _report(self, epochs: int, train: Tensor, score: Score, rate: float, seconds: float) -> Epoch:
+    def _report(self, epochs: int, train: Tensor, score: Score | None, rate: float, seconds: float) -> Epoch:
         loss, hits, images = train.tolist()
         return Epoch(
             phase="CHILD",
@@ -215,8 +215,8 @@ class _Training:
             steps=self.epoch * len(self.batches),
             train_loss=loss / images,
             train_accuracy=hits / images,
-            val_loss=score.loss,
-            val_accuracy=score.accuracy,
+            val_loss=None if score is None else score.loss,
+            val_accuracy=None if score is None else score.accuracy,
             alpha_entropy=0.0,
             skip_count=0,
             learning_rate=rate,

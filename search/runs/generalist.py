@@ -1,16 +1,7 @@
 """The generalist: one supernet over several datasets, with shared weights and α and a head for each dataset.
 
 The second pillar of Singh & Vanschoren (arXiv 2407.20279): a supernet that was pretrained on many datasets is a good
-start for most others. The bilevel step of `search.training.loop` is made on one dataset t at a time, as DARTS makes it
-on one:
-
-    1. update α               by descending    ∇_α L_val^t(w, α)
-    2. update w and head t    by descending    ∇_{w, head t} L_train^t(w, α)
-
-Datasets take turns in shuffled rounds, α and w each with rounds of their own: everyone gets as many steps as everyone
-else, however large it is, and no rhythm of the recipe (`alpha_every`) can let α see only some of them. A batch holds
-images of one dataset, standardised by that dataset's own mean and deviation, so BatchNorm never mixes two of them. The
-heads of the others have no gradient in a step, so neither momentum nor weight decay moves them.
+start for most others. The datasets take turns, step by step (`search.training.turns`).
 
 *The best epoch* is the one with the best mean over the datasets' validation splits. From scratch the start does not
 count as one: heads from class prototypes can lead on untrained features for a while, but what others want of a
@@ -19,50 +10,40 @@ generalist are its features, and untrained ones are what they have already.
 *Going on.* Given a generalist (or any supernet) as its base, weights, α and the heads of datasets that the base knows
 are taken over; only new heads begin from class prototypes. The datasets that the base knows are trained along
 (*replay*), or else only watched: then they are forgotten, and the report says how fast.
-
-Legend: T datasets, K_t classes of dataset t, D features.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 from torch import Tensor
 
-from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, SpaceMismatch, UnsafeWeights
+from supernet_registry.search.errors import InvalidArgument, SpaceMismatch, UnsafeWeights
 from supernet_registry.search.networks.alpha_prior import lean
 from supernet_registry.search.networks.inputs import Normalisation
 from supernet_registry.search.networks.multi_head import MultiHeadNetwork
 from supernet_registry.search.networks.stored import load_weights, save_weights
-from supernet_registry.search.networks.supernet import alpha_entropy, skip_count
+from supernet_registry.search.networks.supernet import Network, alpha_entropy, skip_count
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.results import Candidate, Decision, Listener, PipelineResult
-from supernet_registry.search.spaces import SearchSpace, check_compatible, family_of
+from supernet_registry.search.runs.run import Run
+from supernet_registry.search.spaces import SearchSpace, check_compatible
 from supernet_registry.search.starts.warm_start import fit_head, temper, transfer
 from supernet_registry.search.storage.head_rows import heads_of
 from supernet_registry.search.storage.weights import WeightsInfo
 from supernet_registry.search.tasks import ImageDataset
-from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
-from supernet_registry.search.training.data import load_data, make_generator
-from supernet_registry.search.training.evaluation import (
-    calibrate,
-    calibrate_over,
-    collect_logits,
-    evaluate,
-    score_logits,
-)
+from supernet_registry.search.training.data import Data, load_data, make_generator
+from supernet_registry.search.training.evaluation import calibrate_over, evaluate
 from supernet_registry.search.training.loop import Plan
-from supernet_registry.search.training.memory import fit_batch_size, free_bytes, measure_step
 from supernet_registry.search.training.runtime import Runtime
 from supernet_registry.search.training.turns import GeneralistLoop
 
 __all__ = ["GeneralistResult", "TaskReport", "pretrain_generalist"]
 
-_FORMAT = "generalist 1"
 _FEWEST = 2
 _MODE = "WEIGHTS_AND_ALPHAS"
 
@@ -105,7 +86,8 @@ def pretrain_generalist(
     Args:
         datasets: at least two; those of the base among them if they are to be kept.
         space: what is searched.
-        recipe: how. An epoch has as many steps as all training splits have batches; a generalist that goes on from a
+        recipe: how. The architecture is that of the largest α (with `most_skips`): a selection by trial is of one
+            dataset. An epoch has as many steps as all training splits have batches; a generalist that goes on from a
             base starts at `warm_learning_rate`.
         seed: of every random choice.
         base: a stored supernet to go on from; None to begin from scratch.
@@ -122,10 +104,8 @@ def pretrain_generalist(
         BlobCorrupt: the checkpoint is unreadable.
         SearchCancelled: the listener said stop.
         NotEnoughMemory: not even two images a step fit the device.
-        SearchDiverged: loss or weights became infinite, and again after a rollback.
+        SearchDiverged: loss or weights became infinite, and again after a rollback, or in the end on a test split.
     """
-    recipe.check()
-    recipe.check_space(space)
     digests = [dataset.digest for dataset in datasets]
     if len(digests) < _FEWEST or len(set(digests)) != len(digests):
         raise InvalidArgument(
@@ -133,12 +113,14 @@ def pretrain_generalist(
             remedy="Give at least two, each of them once.",
             field="datasets",
         )
-    run = _Run(datasets, space, recipe, seed, runtime or Runtime.on(device), listener or Listener(), replay=replay)
+    run = _Pretraining(
+        datasets, space, recipe, seed, runtime or Runtime.on(device), listener or Listener(), replay=replay
+    )
     if checkpoint is None:
         run.begin(base)
     else:
         run.resume(checkpoint)
-    run.train()
+    run.search()
     return run.result()
 
 
@@ -153,8 +135,10 @@ def _check_same(base: SearchSpace, own: SearchSpace) -> None:
         )
 
 
-class _Run:
+class _Pretraining(Run):
     """The state of one pretraining."""
+
+    format = "generalist 2"
 
     def __init__(
         self,
@@ -167,20 +151,17 @@ class _Run:
         *,
         replay: bool,
     ) -> None:
-        self.datasets, self.space, self.seed = datasets, space, seed
-        self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
-        self.listener, self.replay = listener, replay
-        self.runtime, self.device = runtime, runtime.device
+        super().__init__(space, recipe, seed, runtime, listener)
+        self.datasets, self.replay = datasets, replay
         self.tasks = [load_data(dataset, space, runtime.device) for dataset in datasets]
         self.before: list[float | None] = [None] * len(datasets)
-        self.seconds = 0.0
         self.loop: GeneralistLoop | None = None
 
     def begin(self, base: Candidate | None) -> None:
         """Set up the supernet: from scratch, or from a base with the heads that it has."""
         began = time.monotonic()
         network = self._network()
-        self._fit_memory(network)
+        self.fit_memory(self._selected(network))
         known: set[int] = set()
         decision = Decision("", "SCRATCH", "scratch: the generalist has no base")
         if base is not None:
@@ -204,18 +185,15 @@ class _Run:
         self.loop = self._make_loop(network, trained, warm=base is not None)
         if base is not None:
             self.loop.evaluate()  # the base may already be the best there will be
-        self.seconds += time.monotonic() - began
+        self.seconds["search"] += time.monotonic() - began
         self.listener.on_decision(decision)
-        self._checkpoint()
+        self.checkpoint()
 
-    def _fit_memory(self, network: MultiHeadNetwork) -> None:
-        """Halve the batch size until a step on any dataset fits into the free memory; a resumed job keeps its size."""
+    def _selected(self, network: MultiHeadNetwork) -> Iterator[tuple[Network, Data]]:
+        """The network with the head of one dataset after another."""
         for task, data in enumerate(self.tasks):
             network.select(task)
-            step = measure_step(network, data)
-            self.recipe, remark = fit_batch_size(self.recipe, data, step, free_bytes(self.device))
-            if remark:
-                self.listener.on_message(remark)
+            yield network, data
 
     def _go_on(self, network: MultiHeadNetwork, info: WeightsInfo, tensors: Mapping[str, Tensor]) -> set[int]:
         """Take over a base, score it as it is on the datasets that it knows, temper its α; returns those datasets."""
@@ -244,21 +222,14 @@ class _Run:
         temper(network, self.recipe.entropy_floor)
         return known
 
-    def train(self) -> None:
+    def search(self) -> None:
         """Train until the last epoch or a plateau; the supernet is then in its best state."""
         assert self.loop is not None
-        loop = self.loop
-        while not loop.finished:
-            epoch = loop.run_epoch()
-            self.seconds += epoch.seconds
-            self.listener.on_epoch(epoch)
-            self._checkpoint()
-        if loop.epoch < loop.plan.epochs:
+        self.train(self.loop, "search")
+        if self.loop.best_is_untrained:
             self.listener.on_message(
-                f"search: neither mean validation accuracy nor mean loss got better for {loop.plan.patience} epochs; "
-                f"stopped after {loop.epoch}."
+                "search: no epoch was better on the validation splits than the start; the supernet is the base's."
             )
-        loop.restore_best()
 
     def result(self) -> GeneralistResult:
         """Judge the supernet on every dataset, on test once, and pack it."""
@@ -273,29 +244,22 @@ class _Run:
                 )
         val, test = (fmean(getattr(task, name) for task in tasks) for name in ("val_accuracy", "test_accuracy"))
         calibrate_over(loop.network, self.tasks, self.recipe)
-        genotype = loop.network.derive()
-        text = family_of(self.space).format_genotype(genotype)
+        genotype = loop.network.derive(most_skips=self.recipe.most_skips)
+        text = self.genotype_text(genotype)
         result = PipelineResult(
             weights=self._save(text, tasks, val, test),
-            child=None,
             genotype=text,
             val_accuracy=val,
             test_accuracy=test,
-            child_val_accuracy=0.0,
-            child_test_accuracy=0.0,
-            child_parameters=0,
-            child_macs=0,
-            child_single_seconds=0.0,
-            child_batch_seconds=0.0,
             alpha_entropy=alpha_entropy(loop.network.alpha_arrays()),
             skip_count=skip_count(genotype),
             search_steps=loop.steps,
             taste_steps=0,
             child_steps=0,
-            search_seconds=self.seconds,
+            search_seconds=self.seconds["search"],
             taste_seconds=0.0,
             child_seconds=0.0,
-            device=self.device.type,
+            device=self.runtime.device.type,
         )
         return GeneralistResult(result, tasks)
 
@@ -303,9 +267,7 @@ class _Run:
         assert self.loop is not None
         dataset = self.datasets[task]
         val = self.loop.score(task)
-        data, network = self.tasks[task], self.loop.network
-        calibrate(network, data, self.recipe)
-        test = score_logits(*collect_logits(network, data, data.test, self.recipe))
+        test = self.test(self.loop.network, self.tasks[task])
         return TaskReport(
             dataset=dataset.digest,
             name=dataset.name,
@@ -349,7 +311,7 @@ class _Run:
             alpha_scale=self.recipe.alpha_scale,
         )
         lean(network, self.recipe.alpha_prior)
-        return network.to(self.device)
+        return network.to(self.runtime.device)
 
     def _make_loop(self, network: MultiHeadNetwork, trained: Sequence[int], *, warm: bool) -> GeneralistLoop:
         recipe = self.recipe
@@ -375,48 +337,14 @@ class _Run:
             runtime=self.runtime,
         )
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree on with the job that resumes it."""
-        return {
-            "format": _FORMAT,
-            "datasets": [dataset.digest for dataset in self.datasets],
-            "space": self.space.id,
-            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.given).items()},
-            "seed": self.seed,
-            "replay": self.replay,
-        }
+    def subject(self) -> dict[str, Any]:
+        return {"datasets": [dataset.digest for dataset in self.datasets], "replay": self.replay}
 
-    def _checkpoint(self) -> None:
+    def progress(self) -> dict[str, Any]:
         assert self.loop is not None
-        tree = {
-            "identity": self._identity(),
-            "trained": list(self.loop.trained),
-            "before": self.before,
-            "seconds": self.seconds,
-            "batch_sizes": {"batch_size": self.recipe.batch_size, "eval_batch_size": self.recipe.eval_batch_size},
-            "loop": self.loop.state(),
-        }
-        self.listener.on_checkpoint(pack_checkpoint(tree))
+        return {"trained": list(self.loop.trained), "before": self.before, "loop": self.loop.state()}
 
-    def resume(self, checkpoint: bytes) -> None:
-        """Go on where a checkpoint was taken."""
-        tree = unpack_checkpoint(checkpoint)
-        try:
-            identity, own = dict(tree["identity"]), self._identity()
-            different = [name for name in own if identity.get(name) != own[name]]
-            if different:
-                raise InvalidArgument(
-                    f"The checkpoint is of another job: {', '.join(different)} differ.",
-                    remedy="Resume with the same datasets, space, recipe and seed, or start without it.",
-                    field="checkpoint",
-                )
-            self.before, self.seconds = list(tree["before"]), float(tree["seconds"])
-            self.recipe = replace(self.given, **tree["batch_sizes"])
-            self.loop = self._make_loop(self._network(), list(tree["trained"]), warm=False)  # the schedule is restored
-            self.loop.load_state(tree["loop"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            raise BlobCorrupt(
-                f"The checkpoint is not complete ({type(error).__name__}).",
-                remedy="Start again without it.",
-                field="checkpoint",
-            ) from error
+    def restore(self, tree: dict[str, Any]) -> None:
+        self.before = list(tree["before"])
+        self.loop = self._make_loop(self._network(), list(tree["trained"]), warm=False)  # the schedule is restored
+        self.loop.load_state(tree["loop"])

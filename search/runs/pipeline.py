@@ -10,7 +10,6 @@ is the same to the last bit as if nothing had happened (times apart).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,14 +18,15 @@ from statistics import fmean
 from typing import Any
 
 from supernet_registry.search.children.child import derive_child, make_child
-from supernet_registry.search.children.cost import ChildCost, measure_child
+from supernet_registry.search.children.cost import measure_child
 from supernet_registry.search.children.selection import selector
-from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, SearchDiverged
+from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.networks.mapping import map_supernet
 from supernet_registry.search.networks.stored import load_weights, save_weights
 from supernet_registry.search.networks.supernet import Network, alpha_entropy, skip_count
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.results import Candidate, Decision, Epoch, Listener, PipelineResult, Taste
+from supernet_registry.search.runs.run import Run
 from supernet_registry.search.spaces import Genotype, SearchSpace, family_of
 from supernet_registry.search.starts.contenders import Source
 from supernet_registry.search.starts.setup import SearchSetup
@@ -35,16 +35,12 @@ from supernet_registry.search.starts.warm_start import MODES, carries_weights
 from supernet_registry.search.storage.head_rows import heads_of
 from supernet_registry.search.storage.weights import WeightsInfo
 from supernet_registry.search.tasks import ImageDataset
-from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from supernet_registry.search.training.data import Data, load_data, make_generator
-from supernet_registry.search.training.evaluation import UNJUDGED, Score, calibrate, collect_logits, score_logits
+from supernet_registry.search.training.evaluation import Score
 from supernet_registry.search.training.loop import Loop, Plan
-from supernet_registry.search.training.memory import fit_batch_size, free_bytes, measure_step
 from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste", "run_pipeline"]
-
-_FORMAT = 2
 
 
 def run_pipeline(
@@ -85,11 +81,9 @@ def run_pipeline(
         NotEnoughMemory: not even two images a step fit the device.
         SearchDiverged: loss or weights became infinite, and again after a rollback, or in the end on the test split.
     """
-    recipe.check()
-    recipe.check_space(space)
     if transfer_mode not in MODES:
         raise InvalidArgument(f"Unknown transfer mode {transfer_mode!r}.", remedy=f"Use one of {', '.join(MODES)}.")
-    run = _Run(dataset, space, recipe, seed, runtime or Runtime.on(device), listener or Listener())
+    run = _Pipeline(dataset, space, recipe, seed, runtime or Runtime.on(device), listener or Listener())
     if checkpoint is None:
         run.decide([] if transfer_mode == "SCRATCH" else candidates, transfer_mode, taste=taste)
     else:
@@ -99,15 +93,16 @@ def run_pipeline(
     return run.result()
 
 
-class _Run:
+class _Pipeline(Run):
     """The state of one pipeline."""
+
+    format = 2
 
     def __init__(
         self, dataset: ImageDataset, space: SearchSpace, recipe: Recipe, seed: int, runtime: Runtime, listener: Listener
     ) -> None:
-        self.dataset, self.space, self.seed, self.listener = dataset, space, seed, listener
-        self.given = self.recipe = recipe  # as asked for; with the batch size that fits the memory
-        self.runtime = runtime
+        super().__init__(space, recipe, seed, runtime, listener)
+        self.dataset = dataset
         self.data: Data = load_data(dataset, space, runtime.device)
         self.setup = SearchSetup(space, self.data, recipe, seed, listener.should_stop, listener.on_message, runtime)
         self.decision: Decision | None = None
@@ -115,7 +110,6 @@ class _Run:
         self.child_loop: Loop | None = None
         self.genotype: Genotype | None = None  # once derived
         self.derivation_steps = 0
-        self.seconds = {"search": 0.0, "child": 0.0}
 
     @cached_property
     def child_data(self) -> Data:
@@ -124,7 +118,7 @@ class _Run:
 
     def decide(self, candidates: Sequence[Candidate], mode: str, *, taste: bool) -> None:
         """Choose where the search starts, and set up its loop."""
-        self._fit_memory()
+        self.fit_memory([(self.setup.bare_loop(warm=False).network, self.data)])
         sources = [self._source(candidate) for candidate in candidates]
         if not sources:
             self.loop = self.setup.prepare(None, "SCRATCH").loop
@@ -138,21 +132,10 @@ class _Run:
             self.loop = start.loop
             self.decision = Decision(chosen.version, mode, "chosen by the caller", chosen.ot_distance)
         self.listener.on_decision(self.decision)
-        self._checkpoint()
+        self.checkpoint()
 
-    def _fit_memory(self) -> None:
-        """Halve the batch size until a step fits into the free memory; a resumed search keeps what it began with."""
-        step = measure_step(self.setup.bare_loop(warm=False).network, self.data)
-        recipe, remark = fit_batch_size(self.recipe, self.data, step, free_bytes(self.data.device))
-        if remark:
-            self.listener.on_message(remark)
-        ranks = self.runtime.ranks
-        batch, evaluated = ranks.least(recipe.batch_size), ranks.least(recipe.eval_batch_size)
-        ranks.check(recipe.variant, batch)
-        self._use(replace(recipe, batch_size=batch, eval_batch_size=evaluated))
-
-    def _use(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def use(self, recipe: Recipe) -> None:
+        super().use(recipe)
         self.setup = replace(self.setup, recipe=recipe)
 
     def _source(self, candidate: Candidate) -> Source:
@@ -166,8 +149,7 @@ class _Run:
         """Search until the last epoch or a plateau; the supernet is then in its best state."""
         assert self.loop is not None
         if self.child_loop is None:
-            self._train(self.loop, "search")
-            self.loop.restore_best()
+            self.train(self.loop, "search")
             if self.loop.best_is_untrained:
                 self.listener.on_message(
                     "search: no epoch was better on the validation split than the start; the supernet is the source's, "
@@ -187,9 +169,10 @@ class _Run:
             child = derive_child(supernet, self.genotype, self.child_data, self.recipe, generator=generator)
             self.child_loop = self._make_child_loop(child)
             self.seconds["child"] += time.monotonic() - began
-            self._checkpoint()
-        self._train(self.child_loop, "child")
-        self.child_loop.restore_best()
+            self.checkpoint()
+        if self.child_loop.best is None:
+            self.child_loop.evaluate()  # where it starts from may already be the best there will be
+        self.train(self.child_loop, "child")
 
     def _derive(self, supernet: Network) -> Network:
         """Choose the architecture; returns the supernet that a child network inherits from."""
@@ -227,20 +210,6 @@ class _Run:
             runtime=self.runtime,
         )
 
-    def _train(self, loop: Loop, phase: str) -> None:
-        if loop.best is None:
-            loop.evaluate()  # where it starts from may already be the best there will be
-        while not loop.finished:
-            epoch = loop.run_epoch()
-            self.seconds[phase] += epoch.seconds
-            self.listener.on_epoch(epoch)
-            self._checkpoint()
-        if loop.epoch < loop.plan.epochs:
-            self.listener.on_message(
-                f"{phase}: neither validation accuracy nor loss got better for {loop.plan.patience} epochs; "
-                f"stopped after {loop.epoch}."
-            )
-
     def result(self) -> PipelineResult:
         """Judge both networks on the test split, once, and pack everything."""
         assert self.loop is not None
@@ -248,29 +217,16 @@ class _Run:
         supernet = self.loop.network
         val = self.loop.best
         assert val is not None
-        test = self._test(supernet, self.data)
+        test = self.test(supernet, self.data)
         genotype = self.genotype
         assert genotype is not None
-        text = family_of(self.space).format_genotype(genotype)
-        child, child_val, child_test = None, UNJUDGED, UNJUDGED
-        cost = ChildCost(0, 0, 0.0, 0.0)
-        if self.child_loop is not None:
-            assert self.child_loop.best is not None
-            child_val, child_test = self.child_loop.best, self._test(self.child_loop.network, self.child_data)
-            child = self._save(self.child_loop.network, text, child_val, child_test)
-            cost = measure_child(self.child_loop.network, self.data)
+        text = self.genotype_text(genotype)
         return PipelineResult(
             weights=self._save(supernet, text, val, test),
-            child=child,
+            **self._child_figures(text),
             genotype=text,
             val_accuracy=val.accuracy,
             test_accuracy=test.accuracy,
-            child_val_accuracy=child_val.accuracy,
-            child_test_accuracy=child_test.accuracy,
-            child_parameters=cost.parameters,
-            child_macs=cost.macs,
-            child_single_seconds=cost.single_seconds,
-            child_batch_seconds=cost.batch_seconds,
             alpha_entropy=alpha_entropy(supernet.alpha_arrays()),
             skip_count=skip_count(genotype),
             search_steps=self.loop.steps - self._tasted_steps(),
@@ -282,85 +238,65 @@ class _Run:
             device=self.data.device.type,
         )
 
+    def _child_figures(self, genotype: str) -> dict[str, Any]:
+        """The child network and what is known of it; nothing where there is none."""
+        if self.child_loop is None:
+            return {}
+        network, val = self.child_loop.network, self.child_loop.best if self.child_loop.plan.judged else None
+        test = self.test(network, self.child_data)
+        cost = measure_child(network, self.data)
+        return {
+            "child": self._save(network, genotype, val, test),
+            "child_val_accuracy": None if val is None else val.accuracy,
+            "child_test_accuracy": test.accuracy,
+            "child_parameters": cost.parameters,
+            "child_macs": cost.macs,
+            "child_single_seconds": cost.single_seconds,
+            "child_batch_seconds": cost.batch_seconds,
+        }
+
     def _tasted_steps(self) -> int:
         """Steps that the winner's loop made while it was tasted; they are counted there."""
         assert self.decision is not None
         return next((taste.steps[-1] for taste in self.decision.tastes if taste.chosen and taste.steps), 0)
 
-    def _test(self, network: Network, data: Data) -> Score:
-        """Score on the test split; leaves the network calibrated on what it was trained on, as it is to be stored.
-
-        Raises:
-            SearchDiverged: the loss is no number. Nothing has looked at the answers of a child network before.
-        """
-        calibrate(network, data, self.recipe)
-        score = score_logits(*collect_logits(network, data, data.test, self.recipe))
-        if not math.isfinite(score.loss):
-            raise SearchDiverged(
-                "The test loss became infinite.",
-                remedy="Lower the learning rate, or look for constant or broken images.",
-            )
-        return score
-
-    def _save(self, network: Network, genotype: str, val: Score, test: Score) -> bytes:
+    def _save(self, network: Network, genotype: str, val: Score | None, test: Score) -> bytes:
         facts = {
             "dataset": self.dataset.digest,
             "class_names": list(self.dataset.class_names),
             "test_accuracy": test.accuracy,
         }
-        if val != UNJUDGED:
+        if val is not None:
             facts["val_accuracy"] = val.accuracy
         return save_weights(
             network, genotype=genotype, normalisation=self.data.normalisation, size=self.data.size, facts=facts
         )
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree on with the job that resumes it."""
-        return {
-            "format": _FORMAT,
-            "dataset": self.dataset.digest,
-            "space": self.space.id,
-            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.given).items()},
-            "seed": self.seed,
-        }
+    def subject(self) -> dict[str, Any]:
+        return {"dataset": self.dataset.digest}
 
-    def _checkpoint(self) -> None:
+    def progress(self) -> dict[str, Any]:
         assert self.loop is not None
         assert self.decision is not None
-        tree = {
-            "identity": self._identity(),
+        return {
             "decision": asdict(self.decision),
-            "seconds": self.seconds,
-            "batch_sizes": {"batch_size": self.recipe.batch_size, "eval_batch_size": self.recipe.eval_batch_size},
             "search": self.loop.state(),
-            "genotype": "" if self.genotype is None else family_of(self.space).format_genotype(self.genotype),
+            "genotype": "" if self.genotype is None else self.genotype_text(self.genotype),
             "derivation_steps": self.derivation_steps,
             "child": None if self.child_loop is None else self.child_loop.state(),
         }
-        self.listener.on_checkpoint(pack_checkpoint(tree))
 
-    def resume(self, checkpoint: bytes) -> None:
-        """Go on where a checkpoint was taken."""
-        tree = unpack_checkpoint(checkpoint)
-        try:
-            identity, decision = tree["identity"], _decision_from(tree["decision"])
-            _check_identity(identity, self._identity())
-            self.decision, self.seconds = decision, dict(tree["seconds"])
-            self._use(replace(self.given, **tree["batch_sizes"]))
-            self.loop = self.setup.bare_loop(warm=bool(decision.source) and carries_weights(decision.transfer_mode))
-            self.loop.load_state(tree["search"])
-            if tree["child"] is not None:
-                self.loop.restore_best()
-                self.genotype = family_of(self.space).parse_genotype(self.space, tree["genotype"])
-                self.derivation_steps = tree["derivation_steps"]
-                self.child_loop = self._make_child_loop(self._bare_child(self.genotype))
-                self.child_loop.load_state(tree["child"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise BlobCorrupt(
-                f"The checkpoint is not complete ({type(error).__name__}).",
-                remedy="Start the search again without it.",
-                field="checkpoint",
-            ) from error
+    def restore(self, tree: dict[str, Any]) -> None:
+        self.decision = _decision_from(tree["decision"])
+        warm = bool(self.decision.source) and carries_weights(self.decision.transfer_mode)
+        self.loop = self.setup.bare_loop(warm=warm)
+        self.loop.load_state(tree["search"])
+        if tree["child"] is not None:
+            self.loop.restore_best()
+            self.genotype = family_of(self.space).parse_genotype(self.space, tree["genotype"])
+            self.derivation_steps = tree["derivation_steps"]
+            self.child_loop = self._make_child_loop(self._bare_child(self.genotype))
+            self.child_loop.load_state(tree["child"])
 
     def _bare_child(self, genotype: Genotype) -> Network:
         """A child network of the right shape, to be filled from a checkpoint."""
@@ -388,13 +324,3 @@ def _skill(info: WeightsInfo) -> float | None:
     accuracies = [float(value) for value in told if isinstance(value, int | float)]
     chance = fmean(1.0 / max(2, head.n_classes) for head in heads_of(info))
     return (min(accuracies) - chance) / (1.0 - chance) if accuracies else None
-
-
-def _check_identity(stored: dict[str, Any], own: dict[str, Any]) -> None:
-    different = [name for name in own if stored.get(name) != own[name]]
-    if different:
-        raise InvalidArgument(
-            f"The checkpoint is of another job: {', '.join(different)} differ.",
-            remedy="Resume with the same dataset, space, recipe and seed, or start without it.",
-            field="checkpoint",
-        )

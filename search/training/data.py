@@ -1,9 +1,8 @@
-"""Images as tensors on the device: any grey or colour task fits any supernet, and batches are augmented in place.
+"""A dataset as tensors on the device, batches of it, and their augmentation.
 
-Grey becomes three equal channels; images larger than the space's resolution are shrunk to it by area averaging, and
-those below 16 pixels enlarged to that; anything between stays as it is, for the cells are convolutional. Pixels stay
-uint8 until a batch needs them, and are standardised by the training split's own mean and deviation, so that ink and
-ground may swap brightness between two related tasks.
+Images have the shape in which supernets take them (`search.networks.inputs`). Pixels stay uint8 until a batch needs
+them, and are standardised by the training split's own mean and deviation, so that ink and ground may swap brightness
+between two related tasks.
 
 Legend: B batch, N images, H and W sides, K classes.
 """

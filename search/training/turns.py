@@ -1,4 +1,14 @@
-"""The loop over several datasets that take turns."""
+"""The loop over several datasets that take turns.
+
+The bilevel step of `search.training.loop` is made on one dataset t at a time, as DARTS makes it on one:
+
+    1. update α               by descending    ∇_α L_val^t(w, α)
+    2. update w and head t    by descending    ∇_{w, head t} L_train^t(w, α)
+
+Datasets take turns in shuffled rounds, α and w each with rounds of their own: everyone gets as many steps as everyone
+else, however large it is, and no rhythm of the recipe (`alpha_every`) can let α see only some of them. A batch holds
+images of one dataset, standardised by that dataset's own mean and deviation, so BatchNorm never mixes two of them.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from supernet_registry.search.errors import BlobCorrupt, InvalidArgument, SearchCancelled, SpaceMismatch, UnsafeWeights
+from supernet_registry.search.errors import (
+    BlobCorrupt,
+    InvalidArgument,
+    SearchCancelled,
+    SearchDiverged,
+    SpaceMismatch,
+    UnsafeWeights,
+)
 from supernet_registry.search.networks.multi_head import MultiHeadNetwork
 from supernet_registry.search.networks.stored import load_weights
 from supernet_registry.search.networks.supernet import Network
@@ -23,7 +30,7 @@ from supernet_registry.search.storage.head_rows import Head, heads_of
 from supernet_registry.search.storage.weights import check_weights
 from supernet_registry.search.tasks import ImageDataset, Split
 from supernet_registry.search.training.data import load_data, make_generator
-from supernet_registry.search.training.evaluation import calibrate, collect_logits, score_logits
+from supernet_registry.search.training.evaluation import Score, calibrate, collect_logits, score_logits
 from supernet_registry.search.training.loop import Plan
 from supernet_registry.search.training.turns import GeneralistLoop
 from tests.tiny_search import tiny_dataset, tiny_space
@@ -337,3 +344,29 @@ def test_heads_that_do_not_add_up_are_refused(whole, heads):
     info = check_weights(whole[0].result.weights)
     with pytest.raises(UnsafeWeights):
         heads_of(replace(info, metadata={**info.metadata, "heads": heads}))
+
+
+def test_skip_connections_of_its_architecture_are_limited_as_those_of_a_search():
+    """`most_skips` was for searches alone: now what one kind of run honours, the other does."""
+    space = make_space("nas-bench-201", channels=4, cells=1, nodes=4, stem_stride=2, head_pool=2, resolution=16)
+    skips = {}
+    for most in (-1, 0):
+        # An α that leans towards a skip connection on every edge, and does not move.
+        recipe = replace(RECIPE, epochs=1, alpha_prior=0.0, alpha_learning_rate=0.0, alpha_scale=3.0, most_skips=most)
+        skips[most] = pretrain(TWO, THREE, recipe=recipe, space=space).result.skip_count
+    assert skips[-1] > skips[0] == 0
+
+
+def test_a_test_loss_that_is_no_number_is_an_error(monkeypatch):
+    """The supernet's answers on the test split are checked as those of a search are."""
+    score = GeneralistLoop.score
+
+    def score_and_break(loop: GeneralistLoop, task: int) -> Score:
+        found = score(loop, task)
+        if loop.finished:
+            loop.network.head.bias.data.fill_(float("inf"))
+        return found
+
+    monkeypatch.setattr(GeneralistLoop, "score", score_and_break)
+    with pytest.raises(SearchDiverged, match="test loss"):
+        pretrain(TWO, THREE)

@@ -107,9 +107,9 @@ def test_a_search_reports_every_epoch_and_what_it_cost(cold):
 def test_a_child_network_learns_from_both_splits_and_claims_no_validation_accuracy(cold):
     """Three batches an epoch where the training split alone has two; nothing is left that it has not seen."""
     result, recorder = cold
-    assert all(e.val_loss == e.val_accuracy == 0.0 for e in recorder.epochs if e.phase == "CHILD")
+    assert all(e.val_loss is e.val_accuracy is None for e in recorder.epochs if e.phase == "CHILD")
     assert all(e.val_loss > 0.0 for e in recorder.epochs if e.phase == "SEARCH")
-    assert result.child_val_accuracy == 0.0
+    assert result.child_val_accuracy is None
     assert "val_accuracy" not in check_weights(result.child).metadata
     assert "val_accuracy" in check_weights(result.weights).metadata
 
@@ -288,7 +288,8 @@ def test_scratch_mode_ignores_candidates(candidate, cold):
 
 def test_no_child_is_trained_when_none_is_wanted():
     result = run(recipe=RECIPE.override(child_epochs=0))
-    assert (result.child, result.child_steps, result.child_parameters, result.child_macs) == (None, 0, 0, 0)
+    assert (result.child, result.child_steps, result.child_parameters, result.child_macs) == (None, 0, None, None)
+    assert result.child_test_accuracy is result.child_val_accuracy is result.child_single_seconds is None
 
 
 def test_a_child_of_another_width_is_trained_from_fresh_weights():

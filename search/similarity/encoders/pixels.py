@@ -1,4 +1,10 @@
-"""The default encoder: low frequencies of a small image. Needs neither torch nor a download."""
+"""The default encoder: low frequencies of a small image. Needs neither torch nor a download.
+
+An image of any size is reduced to 16x16 by area averaging and split into luminance and two colour differences.
+Luminance is standardised image by image, so that contrast and exposure do not separate relatives; of each part the
+lowest frequencies of the orthonormal cosine transform are kept, where natural images and glyphs have most of their
+energy. That projection is orthogonal, so distances are those of the blurred images.
+"""
 
 from __future__ import annotations
 
