@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from supernet_registry.clients.async_registry_client import AsyncRegistryClient
     from supernet_registry.clients.registry_client import RegistryClient
     from supernet_registry.clients.streams.results import StreamResult, StreamRow
-    from supernet_registry.clients.streams.runner import StreamListener, StreamOptions, run_stream
+    from supernet_registry.clients.streams.runner import StreamListener, run_stream
     from supernet_registry.clients.streams.stream import Experience, TaskStream
+    from supernet_registry.clients.wire.options import GeneralistOptions, SearchOptions, StreamOptions
     from supernet_registry.clients.wire.resources import (
+        AbandonOutcome,
         ClassCoupling,
         Cost,
         Dataset,
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
         DatasetPoint,
         Encoder,
         EpochMetrics,
+        Executor,
+        GeneralistWork,
         JobError,
         JobEvent,
         JobState,
+        Lease,
         Lineage,
         LineageEdge,
         Metrics,
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
         Reason,
         SearchJob,
         SearchSpec,
+        SearchWork,
         ShortlistEntry,
         ShortlistOutcome,
         SourceCandidate,
@@ -56,6 +62,7 @@ if TYPE_CHECKING:
         SupernetVersion,
         TasteResult,
         TransferMode,
+        Upload,
     )
     from supernet_registry.clients.work.threads import limit_threads
     from supernet_registry.search.children.child import Child, load_child
@@ -76,6 +83,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AbandonOutcome",
     "AsyncRegistryClient",
     "Child",
     "ClassCoupling",
@@ -86,11 +94,15 @@ __all__ = [
     "Encoder",
     "Epoch",
     "EpochMetrics",
+    "Executor",
     "Experience",
+    "GeneralistOptions",
+    "GeneralistWork",
     "ImageDataset",
     "JobError",
     "JobEvent",
     "JobState",
+    "Lease",
     "Lineage",
     "LineageEdge",
     "Listener",
@@ -105,8 +117,10 @@ __all__ = [
     "Recipe",
     "RegistryClient",
     "SearchJob",
+    "SearchOptions",
     "SearchSpace",
     "SearchSpec",
+    "SearchWork",
     "ShortlistEntry",
     "ShortlistOutcome",
     "Sketch",
@@ -126,6 +140,7 @@ __all__ = [
     "TaskStream",
     "TasteResult",
     "TransferMode",
+    "Upload",
     "__version__",
     "dataset_from_arrays",
     "derive",
@@ -147,9 +162,11 @@ _HOMES = {
     "clients.async_registry_client": "AsyncRegistryClient",
     "clients.registry_client": "RegistryClient",
     "clients.streams.results": "StreamResult StreamRow",
-    "clients.streams.runner": "StreamListener StreamOptions run_stream",
+    "clients.streams.runner": "StreamListener run_stream",
     "clients.streams.stream": "Experience TaskStream",
+    "clients.wire.options": "GeneralistOptions SearchOptions StreamOptions",
     "clients.wire.resources": (
+        "AbandonOutcome Executor GeneralistWork Lease SearchWork Upload "
         "ClassCoupling Cost Dataset DatasetMap DatasetPoint Encoder EpochMetrics JobError JobEvent "
         "JobState Lineage LineageEdge Metrics NearestSources Parent ParentRole Phase Reason SearchJob "
         "SearchSpec ShortlistEntry ShortlistOutcome SourceCandidate SourceDecision SourcePolicy "

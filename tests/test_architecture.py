@@ -207,7 +207,7 @@ def modules_loaded_by(code: str) -> set[str]:
             id="what reads child networks",
         ),
         pytest.param(
-            "from supernet_registry import clients; from supernet_registry.clients import cli;"
+            "import supernet_registry; from supernet_registry.clients import cli;"
             "from supernet_registry.search import similarity, tasks",
             {"torch", "faiss", "mlflow", "ot", "matplotlib"},
             id="a light client",

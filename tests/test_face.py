@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import supernet_registry
+from supernet_registry.clients.wire import resources
 from supernet_registry.search import errors as tree
 from supernet_registry.search.version import __version__
 
@@ -49,6 +50,12 @@ def test_type_checkers_see_each_name_where_it_is() -> None:
             for alias in node.names:
                 if alias.name in supernet_registry._PLACES:
                     assert node.module == f"supernet_registry.{supernet_registry._PLACES[alias.name]}"
+
+
+def test_the_face_has_every_resource() -> None:
+    """What a client returns or takes can be named without looking for its module."""
+    types = {name for name in resources.__all__ if not name.isupper()}
+    assert types <= set(supernet_registry.__all__)
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -10,16 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from supernet_registry.clients import (
+from supernet_registry import (
     AsyncRegistryClient,
-    EncoderMismatch,
-    ETagMismatch,
-    InvalidArgument,
-    JobFinished,
     JobState,
-    NotFound,
     RegistryClient,
-    RequestIdReused,
     SearchSpec,
     SearchWork,
     SourcePolicy,
@@ -28,6 +22,14 @@ from supernet_registry.clients import (
 from supernet_registry.clients.channel.calls import SKETCH_INLINE_BYTES
 from supernet_registry.clients.prepare import local_encoder, space_descriptor
 from supernet_registry.clients.wire.resources import Encoder, SearchJob
+from supernet_registry.errors import (
+    EncoderMismatch,
+    ETagMismatch,
+    InvalidArgument,
+    JobFinished,
+    NotFound,
+    RequestIdReused,
+)
 from supernet_registry.search.similarity import Sketch, load_encoder
 from supernet_registry.search.tasks import pack_images
 from tests.tiny_search import QUICK, tiny_dataset, tiny_space

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from supernet_registry.clients import JobEvent, RegistryClient, SourceDecision, TasteResult
+from supernet_registry import JobEvent, RegistryClient, SourceDecision, TasteResult
 from supernet_registry.search.similarity import Sketch
 from tests.clients.service import write_bars
 from tests.tiny_search import QUICK, tiny_dataset, tiny_space

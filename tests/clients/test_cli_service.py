@@ -21,7 +21,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from supernet_registry.clients import AsyncRegistryClient, RegistryClient
+from supernet_registry import AsyncRegistryClient, RegistryClient
 from supernet_registry.search.children.child import load_child
 from supernet_registry.search.children.predictions import Predictions
 from tests.clients.service import ROOT, TINY, write_bars

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from supernet_registry.clients import AsyncRegistryClient, RegistryClient
+from supernet_registry import AsyncRegistryClient, RegistryClient
 from supernet_registry.clients.channel.blobs import CHUNK_BYTES, _Outgoing, crc32c
 from supernet_registry.clients.channel.retry import Backoff, is_outage
 from supernet_registry.clients.wire.errors import (

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from supernet_registry.clients import RegistryClient
+from supernet_registry import RegistryClient
 from supernet_registry.clients.channel.connection import SERVICE_CONFIG, Target
 from supernet_registry.clients.wire.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from supernet_registry.v1 import datasets_pb2

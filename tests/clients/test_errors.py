@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supernet_registry.clients import AsyncRegistryClient, RegistryClient
+from supernet_registry import AsyncRegistryClient, RegistryClient
 from supernet_registry.clients.wire.errors import DOMAIN, error_types, from_rpc_error
 from supernet_registry.registry.server.status import grpc_code, to_status, trailing_metadata
 from supernet_registry.search import errors

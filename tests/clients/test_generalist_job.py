@@ -12,24 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from supernet_registry.clients import (
-    DimensionMismatch,
-    ImagesMissing,
-    InvalidArgument,
+from supernet_registry import (
     JobEvent,
     JobState,
-    NotFound,
     ParentRole,
     RegistryClient,
-    RequestIdReused,
     SearchJob,
     SearchSpec,
     SourceDecision,
-    SpaceMismatch,
-    StillReferenced,
     SupernetVersion,
 )
 from supernet_registry.clients.work.job_runner import run_leased_job
+from supernet_registry.errors import (
+    DimensionMismatch,
+    ImagesMissing,
+    InvalidArgument,
+    NotFound,
+    RequestIdReused,
+    SpaceMismatch,
+    StillReferenced,
+)
 from supernet_registry.search.tasks import ImageDataset
 from tests.tiny_search import quick, tiny_dataset, tiny_space
 

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from supernet_registry.clients import (
-    DigestMismatch,
+from supernet_registry import (
     Executor,
-    ImagesMissing,
     JobEvent,
     JobState,
     Phase,
@@ -25,6 +23,7 @@ from supernet_registry.clients import (
     TransferMode,
 )
 from supernet_registry.clients.work.job_runner import run_leased_job
+from supernet_registry.errors import DigestMismatch, ImagesMissing
 from supernet_registry.search.storage.weights import check_weights
 from supernet_registry.search.tasks import pack_images
 from tests.tiny_search import QUICK, quick, tiny_dataset, tiny_space

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from supernet_registry.clients import JobEvent, Lease, RegistryClient
+from supernet_registry import JobEvent, Lease, RegistryClient
 from supernet_registry.clients.wire.errors import DiskFull, InvalidArgument, LeaseLost, SupernetRegistryError
 from supernet_registry.clients.work.lease_keeper import LeaseKeeper
 from supernet_registry.registry.server.status import grpc_code, to_status, trailing_metadata

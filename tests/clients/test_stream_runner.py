@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from supernet_registry.clients import RegistryClient
+from supernet_registry import RegistryClient
 from supernet_registry.clients.prepare import search_spec
 from supernet_registry.clients.streams.results import StreamResult, StreamRow
 from supernet_registry.clients.streams.runner import StreamListener, request_id, run_stream, slug

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from supernet_registry.clients import RegistryClient, Unavailable
+from supernet_registry import RegistryClient
+from supernet_registry.errors import Unavailable
 from supernet_registry.v1 import datasets_pb2
 from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
 

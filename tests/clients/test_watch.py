@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from supernet_registry.clients import AsyncRegistryClient, JobState, RegistryClient
+from supernet_registry import AsyncRegistryClient, JobState, RegistryClient
 from supernet_registry.clients.wire.errors import DeadlineExceeded, NotFound
 from supernet_registry.v1 import searches_pb2 as pb
 from supernet_registry.v1.searches_pb2_grpc import SearchServiceServicer

@@ -7,11 +7,8 @@ import inspect
 from pathlib import Path
 from typing import get_type_hints
 
-from supernet_registry import clients
-from supernet_registry.clients import AsyncRegistryClient, RegistryClient
+from supernet_registry import AsyncRegistryClient, RegistryClient
 from supernet_registry.clients.channel import calls as _wire
-from supernet_registry.clients.wire import resources
-from supernet_registry.search import errors
 from supernet_registry.v1 import blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2
 
 SERVICES = (blobs_pb2, datasets_pb2, searches_pb2, supernets_pb2, workers_pb2)
@@ -51,16 +48,6 @@ def test_both_clients_have_the_same_methods() -> None:
         asked, answered = (str(signature[name].return_annotation) for signature in (sync, later))
         assert answered.replace("AsyncIterator", "Iterator") == asked, name
         assert getattr(AsyncRegistryClient, name).__doc__ == getattr(RegistryClient, name).__doc__ != None, name  # noqa: E711
-
-
-def test_the_public_face_names_all_it_has() -> None:
-    """`clients.__all__` is sorted, complete, and holds all resources and errors."""
-    assert clients.__all__ == sorted(clients.__all__)
-    public = {name for name, item in vars(clients).items() if inspect.isclass(item) and item.__module__ != "typing"}
-    assert public <= set(clients.__all__)
-    assert all(inspect.isclass(getattr(clients, name)) for name in clients.__all__)
-    assert set(resources.__all__) < set(clients.__all__)
-    assert set(errors.__all__) - {"error_types"} < set(clients.__all__)
 
 
 def test_annotations_of_the_call_table_resolve() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from supernet_registry.clients import JobState, RegistryClient
+from supernet_registry import JobState, RegistryClient
 from supernet_registry.clients.wire.plain import plain
 from supernet_registry.clients.work.job_runner import run_leased_job
 from supernet_registry.registry.cli import app, run

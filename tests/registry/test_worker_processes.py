@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from supernet_registry.clients import JobEvent, JobState, RegistryClient, SearchJob
+from supernet_registry import JobEvent, JobState, RegistryClient, SearchJob
 from supernet_registry.registry.server.lock import read_server_file
 from tests.tiny_search import QUICK, quick, tiny_dataset, tiny_space
 

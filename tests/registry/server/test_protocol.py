@@ -8,9 +8,10 @@ from concurrent import futures
 import grpc
 import pytest
 
-from supernet_registry.clients import AsyncRegistryClient, ProtocolMismatch, RegistryClient
+from supernet_registry import AsyncRegistryClient, RegistryClient
 from supernet_registry.clients.wire.errors import from_rpc_error
 from supernet_registry.clients.wire.protocol import HEADER, PROTOCOL, check_client
+from supernet_registry.errors import ProtocolMismatch
 from supernet_registry.v1 import datasets_pb2, datasets_pb2_grpc, workers_pb2, workers_pb2_grpc
 
 
