@@ -29,14 +29,15 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> float32, channels_last."""
-        mean, std = _channels(self.mean, images.device), _channels(self.std, images.device)
+        place, kind = images.device, torch.get_default_dtype()
+        mean, std = _channels(self.mean, place, kind), _channels(self.std, place, kind)
         return ((images.float() / 255.0 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=64)
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+def _channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(1, 3, 1, 1). Made once: a copy to a GPU in every step would wait for the step before."""
-    return torch.tensor(values, device=device).view(1, 3, 1, 1)
+    return torch.tensor(values, device=device, dtype=dtype).view(1, 3, 1, 1)
 
 
 def fit_size(height: int, width: int, resolution: int) -> tuple[int, int]:

@@ -20,7 +20,8 @@ from supernet_registry.registry.server.lock import read_server_file
 from tests.tiny_search import QUICK, quick, tiny_dataset, tiny_space
 
 ROOT = Path(__file__).parents[2]
-LONG: dict[str, Any] = {**quick(epochs=20), "source": "scratch", "space": tiny_space()}
+EPOCHS = 12
+LONG: dict[str, Any] = {**quick(epochs=EPOCHS), "source": "scratch", "space": tiny_space()}
 """Long enough to be interrupted in the middle."""
 
 
@@ -108,7 +109,7 @@ def epochs_of(client: RegistryClient, job: SearchJob) -> list[tuple[str, int]]:
     return [(event.epoch.phase.value, event.epoch.epoch) for event in events if event.epoch is not None]
 
 
-ALL_EPOCHS = [("SEARCH", number) for number in range(1, 21)] + [("CHILD", 1)]
+ALL_EPOCHS = [("SEARCH", number) for number in range(1, EPOCHS + 1)] + [("CHILD", 1)]
 
 
 def test_a_killed_workers_job_is_resumed_and_finished_by_another(

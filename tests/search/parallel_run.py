@@ -1,4 +1,4 @@
-"""What each process of a group does in `test_parallel`; started by the test with torchrun's variables."""
+"""What each process of a group does in `test_parallel`; started there once, with torchrun's variables."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ RECIPE = Recipe.for_space(tiny_space()).override(batch_size=16, epochs=2, child_
 def one_step(out: Path, runtime: Runtime) -> None:
     """Gradients of the first weight step and α step, in float64, with BatchNorm in eval mode, which splits exactly."""
     torch.set_default_dtype(torch.float64)
+    try:
+        _one_step(out, runtime)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _one_step(out: Path, runtime: Runtime) -> None:
     data = load_data(tiny_dataset(), tiny_space(), torch.device("cpu"))
     network = Network(tiny_space(), 2, generator=make_generator(0, "net"))
     network.set_norm_mode("eval")
@@ -101,14 +108,15 @@ def killed(out: Path, runtime: Runtime) -> None:
 
 
 def main() -> None:
-    what, out = sys.argv[1], Path(sys.argv[2])
+    """Everything, one after the other: starting a group takes far longer than what it does here."""
+    folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     with joined("cpu") as ranks:
         runtime = Runtime.on("cpu", ranks=ranks)
-        if what == "step":
-            one_step(out, runtime)
-        else:
-            {"pipeline": pipeline, "alike": alike, "killed": killed}[what](out, runtime)
+        one_step(folder / "step", runtime)
+        alike(folder / "alike", runtime)
+        pipeline(folder / "pipeline", runtime)
+        killed(folder / "killed", runtime)  # the last: nobody comes back from it
 
 
 if __name__ == "__main__":
