@@ -20,7 +20,7 @@ FOLDERS = {"v1": ROOT / "protos" / NAME / "v1"}
 
 WINGS = {
     "search": """
-        errors _determinism results version
+        errors determinism results version
         strategies
         spaces
         recipe

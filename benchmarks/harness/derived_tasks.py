@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supernet_registry.search._determinism import random_order
+from supernet_registry.search.determinism import random_order
 from supernet_registry.search.tasks import ImageDataset, Split, TaskDerivation, derive
 from supernet_registry.search.tasks.derivation import Transform
 

@@ -24,7 +24,8 @@ from supernet_registry.search.starts.setup import SearchSetup
 from supernet_registry.search.tasks import ImageDataset, Split, TaskDerivation, derive, load_dataset
 from supernet_registry.search.training.data import Data, load_data, make_generator
 from supernet_registry.search.training.evaluation import calibrate, collect_logits, score_logits
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 
 __all__ = [
     "RECIPE",

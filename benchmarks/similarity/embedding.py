@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.harness.derived_tasks import LABEL_CHANGES, DerivedTask, derived_tasks
 from benchmarks.harness.report import Check, Options, Section, print_table
-from supernet_registry.search._determinism import random_order
+from supernet_registry.search.determinism import random_order
 from supernet_registry.search.similarity import Sketch, embed, load_encoder, make_sketch, otdd
 from supernet_registry.search.tasks import load_dataset
 

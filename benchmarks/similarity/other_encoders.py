@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.similarity.scattering import Scattering
-from supernet_registry.search._determinism import random_order, random_signs, random_unit
+from supernet_registry.search.determinism import random_order, random_signs, random_unit
 from supernet_registry.search.similarity.encoders.base import check_images
 from supernet_registry.search.similarity.encoders.pixels import (
     area_average,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.harness.report import Check, Options, Section, print_table
-from supernet_registry.search._determinism import random_order
+from supernet_registry.search.determinism import random_order
 from supernet_registry.search.similarity import (
     DEFAULT_SKETCH_SIZE,
     Encoder,

@@ -36,7 +36,8 @@ from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.spaces import SearchSpace, make_space
 from supernet_registry.search.training.data import Data, TensorSplit, make_generator
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.recording import PATIENCE, CudaGraphs
 from supernet_registry.search.training.runtime import Runtime
 

@@ -20,7 +20,7 @@ from supernet_registry.search.spaces import SearchSpace, family_of
 from supernet_registry.search.spaces.family import Cell, CellKind, Residual
 from supernet_registry.search.training.data import Augmentation, Batches, Data, make_generator
 from supernet_registry.search.training.evaluation import autocast
-from supernet_registry.search.training.loop import Plan
+from supernet_registry.search.training.plan import Plan
 
 
 class Zero(nn.Module):

@@ -31,7 +31,8 @@ from supernet_registry.search.spaces import family_of
 from supernet_registry.search.spaces.family import CellKind, Node
 from supernet_registry.search.training.data import Data
 from supernet_registry.search.training.evaluation import Score, evaluate
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["select_by_perturbation"]

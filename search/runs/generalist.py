@@ -38,7 +38,7 @@ from supernet_registry.search.storage.weights import WeightsInfo
 from supernet_registry.search.tasks import ImageDataset
 from supernet_registry.search.training.data import Data, load_data, make_generator
 from supernet_registry.search.training.evaluation import calibrate_over, evaluate
-from supernet_registry.search.training.loop import Plan
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.runtime import Runtime
 from supernet_registry.search.training.turns import GeneralistLoop
 

@@ -37,7 +37,8 @@ from supernet_registry.search.storage.weights import WeightsInfo
 from supernet_registry.search.tasks import ImageDataset
 from supernet_registry.search.training.data import Data, load_data, make_generator
 from supernet_registry.search.training.evaluation import Score
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["Candidate", "Decision", "Epoch", "Listener", "PipelineResult", "Taste", "run_pipeline"]

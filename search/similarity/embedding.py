@@ -30,7 +30,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet_registry.search._determinism import random_signs, random_uint16, random_unit
+from supernet_registry.search.determinism import random_signs, random_uint16, random_unit
 from supernet_registry.search.similarity.coupling import exact_plan
 from supernet_registry.search.similarity.sketch import Sketch
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet_registry.search._determinism import random_unit
+from supernet_registry.search.determinism import random_unit
 
 __all__ = ["moment_points"]
 

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet_registry.search._determinism import random_order
+from supernet_registry.search.determinism import random_order
 from supernet_registry.search.errors import DimensionMismatch, InvalidArgument, InvalidSketch, NotFinite
 from supernet_registry.search.similarity.encoders.base import MAX_DIMENSION, Encoder
 from supernet_registry.search.similarity.moment_points import moment_points

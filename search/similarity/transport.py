@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet_registry.search._determinism import random_order
+from supernet_registry.search.determinism import random_order
 from supernet_registry.search.errors import DimensionMismatch, InvalidArgument
 from supernet_registry.search.similarity.bounds import dual_bound
 from supernet_registry.search.similarity.class_gaussians import ClassGaussians, bures_wasserstein

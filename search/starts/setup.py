@@ -15,7 +15,8 @@ from supernet_registry.search.starts.evidence import Evidence
 from supernet_registry.search.starts.warm_start import carries_weights, fit_head, soften_head, temper, transfer
 from supernet_registry.search.training.data import Data, make_generator
 from supernet_registry.search.training.evaluation import collect_logits, score_logits
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.runtime import Runtime
 
 __all__ = ["SearchSetup", "Start"]

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet_registry.search._determinism import random_order, random_uint16, random_unit
+from supernet_registry.search.determinism import random_order, random_uint16, random_unit
 from supernet_registry.search.errors import InvalidArgument
 from supernet_registry.search.tasks.checks import checked
 from supernet_registry.search.tasks.dataset import ImageDataset, Split

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from supernet_registry.search._determinism import random_order
+from supernet_registry.search.determinism import random_order
 from supernet_registry.search.errors import InvalidDataset
 from supernet_registry.search.tasks.dataset import SPLITS, Split
 

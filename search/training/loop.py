@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -44,32 +44,16 @@ from supernet_registry.search.training.optimizers import (
     set_gradients,
     set_rates,
 )
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.recording import Recorded
 from supernet_registry.search.training.runtime import Runtime
 from supernet_registry.search.training.variants import Batch, make_variant
 
-__all__ = ["Loop", "Plan"]
+__all__ = ["Loop"]
 
 _HUGE = 1e30  # a loss worse than any; infinity has no JSON
 _Result = TypeVar("_Result")
 _CHECK_EVERY = 50  # steps after which the device is asked whether all is finite: rarely, for it waits for the answer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What distinguishes one run of the loop from another."""
-
-    phase: str  # SEARCH or CHILD
-    epochs: int
-    patience: int
-    learning_rate: float
-    weight_decay: float
-    label_smoothing: float
-    search_alphas: bool
-    head_steps: int = 0  # the first steps, in which only the head learns
-    start_counts: bool = True  # whether a state from before the end of the first epoch may be the best
-    keep_last: bool = False  # the last epoch is the result, whatever the validation split says of earlier ones
-    judged: bool = True  # by the validation split; False where that is trained on, and the last epoch is kept
 
 
 class Loop:

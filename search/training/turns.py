@@ -23,7 +23,8 @@ from supernet_registry.search.networks.multi_head import MultiHeadNetwork
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.training.data import Batches, Data
 from supernet_registry.search.training.evaluation import Score, evaluate
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 
 __all__ = ["GeneralistLoop"]
 

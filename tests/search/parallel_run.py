@@ -19,8 +19,9 @@ from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.runs.pipeline import Candidate, Listener, run_pipeline
 from supernet_registry.search.runs.together import dismiss, follow, run_together
 from supernet_registry.search.training.data import load_data, make_generator
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
 from supernet_registry.search.training.parallel import ProcessLost, joined
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.runtime import Runtime
 from tests.tiny_search import tiny_dataset, tiny_space
 

@@ -15,7 +15,8 @@ from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack
 from supernet_registry.search.training.data import load_data, make_generator
 from supernet_registry.search.training.dropping import drop_weakest
 from supernet_registry.search.training.evaluation import evaluate
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from tests.search.reference import reference_logits
 from tests.tiny_search import tiny_dataset, tiny_space
 

@@ -31,7 +31,7 @@ from supernet_registry.search.storage.weights import check_weights
 from supernet_registry.search.tasks import ImageDataset, Split
 from supernet_registry.search.training.data import load_data, make_generator
 from supernet_registry.search.training.evaluation import Score, calibrate, collect_logits, score_logits
-from supernet_registry.search.training.loop import Plan
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.turns import GeneralistLoop
 from tests.tiny_search import tiny_dataset, tiny_space
 

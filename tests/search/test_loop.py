@@ -13,7 +13,8 @@ from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from supernet_registry.search.training.data import load_data, make_generator
 from supernet_registry.search.training.evaluation import Score
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from tests.tiny_search import tiny_dataset, tiny_space
 
 CPU = torch.device("cpu")

@@ -11,8 +11,9 @@ from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.spaces import make_space
 from supernet_registry.search.training.data import Batches, load_data, make_generator
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
 from supernet_registry.search.training.memory import StepMemory, fit_batch_size, free_bytes, measure_step
+from supernet_registry.search.training.plan import Plan
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACES = {

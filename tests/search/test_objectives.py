@@ -15,7 +15,8 @@ from supernet_registry.search.results import Listener
 from supernet_registry.search.runs.pipeline import run_pipeline
 from supernet_registry.search.strategies import DERIVATIONS, OBJECTIVES, VARIANTS, Strategy
 from supernet_registry.search.training.data import load_data, make_generator
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from tests.tiny_search import tiny_dataset, tiny_space
 
 SPACE = tiny_space()

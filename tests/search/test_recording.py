@@ -19,7 +19,8 @@ from supernet_registry.search.networks.supernet import Network
 from supernet_registry.search.recipe import Recipe
 from supernet_registry.search.runs.generalist import pretrain_generalist
 from supernet_registry.search.training.data import load_data, make_generator
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.recording import PATIENCE, CudaGraphs, GradientPass, Recorded
 from supernet_registry.search.training.runtime import Runtime
 from tests.tiny_search import tiny_dataset, tiny_space

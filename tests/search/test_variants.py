@@ -16,7 +16,8 @@ from supernet_registry.search.spaces import make_space
 from supernet_registry.search.strategies import VARIANTS
 from supernet_registry.search.training.checkpoint import pack_checkpoint, unpack_checkpoint
 from supernet_registry.search.training.data import load_data, make_generator
-from supernet_registry.search.training.loop import Loop, Plan
+from supernet_registry.search.training.loop import Loop
+from supernet_registry.search.training.plan import Plan
 from supernet_registry.search.training.variants import Batch, make_variant
 from supernet_registry.search.training.variants.drnas import DrNas, concentration, dirichlet_mean
 from supernet_registry.search.training.variants.second_order import SecondOrderDarts, inner_step
