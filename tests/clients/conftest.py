@@ -22,7 +22,7 @@ from supernet_registry.v1 import (
     supernets_pb2_grpc,
     workers_pb2_grpc,
 )
-from tests.clients.service import ROOT, TINY, running_service, write_bars
+from tests.clients.service import ROOT, TINY, SpeaksTheProtocol, running_service, write_bars
 
 Cli = Callable[..., SimpleNamespace]
 MODULES = (blobs_pb2_grpc, datasets_pb2_grpc, searches_pb2_grpc, supernets_pb2_grpc, workers_pb2_grpc)
@@ -42,7 +42,9 @@ def serve() -> Iterator[Callable[..., str]]:
     servers: list[grpc.Server] = []
 
     def start(*servicers: Any, port: int = 0) -> str:
-        server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        server = grpc.server(
+            ThreadPoolExecutor(8), interceptors=[SpeaksTheProtocol()], options=[("grpc.so_reuseport", 0)]
+        )
         for servicer in servicers:
             add(servicer, server)
         bound = server.add_insecure_port(f"127.0.0.1:{port}")

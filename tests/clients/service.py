@@ -10,8 +10,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
+
+from supernet_registry.clients.wire.protocol import HEADER
 
 __all__ = ["ROOT", "TINY", "running_service", "write_bars"]
 
@@ -74,3 +78,21 @@ def write_bars(path: Path, *, seed: int, per_class: int = 12, noise: float = 60.
         arrays[f"y_{split}"] = labels.astype(np.int64)
     np.savez(path, **arrays)
     return path
+
+
+class SpeaksTheProtocol(grpc.ServerInterceptor):
+    """Answers of a server made for a test say the protocol's version, as a registry's do."""
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = continuation(handler_call_details)
+        if handler is None or handler.response_streaming:
+            return handler
+        kind = "stream_unary" if handler.request_streaming else "unary_unary"
+        behaviour = getattr(handler, kind)
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            context.set_trailing_metadata((HEADER,))
+            return behaviour(request, context)
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(answer, handler.request_deserializer, handler.response_serializer)

@@ -14,8 +14,10 @@ import pytest
 from supernet_registry import RegistryClient
 from supernet_registry.clients.channel.connection import SERVICE_CONFIG, Target
 from supernet_registry.clients.wire.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from supernet_registry.clients.wire.protocol import HEADER
 from supernet_registry.v1 import datasets_pb2
 from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceServicer
+from tests.clients.service import SpeaksTheProtocol
 
 
 class Recording(DatasetServiceServicer):
@@ -56,13 +58,13 @@ def test_a_token_is_refused_on_plaintext_to_another_machine(address: str) -> Non
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/registry"])
 def test_a_token_may_travel_within_this_machine(address: str) -> None:
     """Loopback and sockets need no TLS; there it goes as plain metadata."""
-    assert Target(address, "secret", None).metadata == (("authorization", "Bearer secret"),)
+    assert Target(address, "secret", None).metadata == (HEADER, ("authorization", "Bearer secret"))
 
 
 def test_on_tls_the_token_is_part_of_the_channel_credentials() -> None:
     """Call credentials cannot leave an encrypted channel by mistake; plain metadata could."""
     target = Target("https://registry.example", "secret", None)
-    assert target.metadata == ()
+    assert target.metadata == (HEADER,)
     assert isinstance(target.credentials, grpc.ChannelCredentials)
 
 
@@ -94,7 +96,7 @@ def test_a_unix_socket_is_an_address(tmp_path: Path, serve: Callable[..., str]) 
 
     from supernet_registry.v1.datasets_pb2_grpc import add_DatasetServiceServicer_to_server
 
-    server = grpc.server(ThreadPoolExecutor(1))
+    server = grpc.server(ThreadPoolExecutor(1), interceptors=[SpeaksTheProtocol()])
     add_DatasetServiceServicer_to_server(Recording(), server)
     address = f"unix:{tmp_path}/registry.sock"
     server.add_insecure_port(address)

@@ -20,6 +20,7 @@ from supernet_registry import RegistryClient
 from supernet_registry.errors import Unavailable
 from supernet_registry.v1 import datasets_pb2
 from supernet_registry.v1.datasets_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
+from tests.clients.service import SpeaksTheProtocol
 
 
 class Recording(DatasetServiceServicer):
@@ -56,7 +57,7 @@ def secure() -> Iterator[tuple[str, bytes, Recording]]:
     """(address, certificate, servicer) of a TLS server."""
     key, certificate = self_signed()
     servicer = Recording()
-    server = grpc.server(ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(2), interceptors=[SpeaksTheProtocol()])
     add_DatasetServiceServicer_to_server(servicer, server)
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     server.start()
