@@ -140,7 +140,7 @@ def print_stream(result: StreamResult) -> None:
     table.add_column("supernet\ntest", justify="right")
     table.add_column("child\ntest", justify="right")
     for row in result.rows:
-        distance = f"{row.ot_distance:.2f}" if row.source else "–"
+        distance = f"{row.ot_distance:.2f}" if row.ot_distance is not None else "–"
         steps = f"{row.steps}" + (f"\n({row.taste_steps} taste)" if row.taste_steps else "")
         seconds = f"{row.seconds + row.child_seconds:.0f}"
         table.add_row(

@@ -111,4 +111,5 @@ def describe_decision(decision: SourceDecision) -> str:
     """One line: the source and why."""
     if not decision.source:
         return decision.reason if decision.reason.startswith("scratch") else f"scratch: {decision.reason}"
-    return f"source {output.short(decision.source)} (OT distance {decision.ot_distance:.3g}): {decision.reason}"
+    near = "" if decision.ot_distance is None else f" (OT distance {output.number(decision.ot_distance)})"
+    return f"source {output.short(decision.source)}{near}: {decision.reason}"

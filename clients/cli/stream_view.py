@@ -56,7 +56,9 @@ class StreamView(StreamListener):
         if row.version:
             source = output.short(row.source) or "scratch"
             already = " (already done)" if row.resumed else ""
-            figures = f"supernet {row.test_accuracy:.1%}, child {row.child_test_accuracy:.1%}"
+            figures = f"supernet {output.percent(row.test_accuracy)}"
+            if row.child_test_accuracy is not None:
+                figures += f", child {output.percent(row.child_test_accuracy)}"
             output.say(f"  → {output.short(row.version)} from {source}: {figures}, {row.steps} steps{already}")
         else:
             output.say(f"  {row.state.value.lower()}: {row.error}", style="yellow")

@@ -9,7 +9,7 @@ from typing import Any
 
 from supernet_registry.search.errors import OptionalDependency
 
-__all__ = ["CHILD", "GREY", "INK", "PALE", "SCRATCH", "WARM", "figure", "save", "short", "style", "tidy"]
+__all__ = ["CHILD", "GREY", "INK", "PALE", "SCRATCH", "WARM", "figure", "ot", "save", "short", "style", "tidy"]
 
 # From Okabe & Ito's palette: told apart with every kind of colour blindness, and in grey print by their lightness.
 WARM = "#0072B2"  # warm-started
@@ -78,3 +78,8 @@ def short(text: str, length: int) -> str:
         return text
     head = (length - 1) * 2 // 3
     return f"{text[:head]}…{text[head + 1 - length :]}"
+
+
+def ot(distance: float | None) -> str:
+    """`OT 0.52`; empty where no distance is known."""
+    return "" if distance is None else f"OT {distance:.3g}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supernet_registry.clients.plots._style import GREY, INK, SCRATCH, WARM, figure, save, short, style, tidy
+from supernet_registry.clients.plots._style import GREY, INK, SCRATCH, WARM, figure, ot, save, short, style, tidy
 from supernet_registry.clients.streams.results import StreamRow
 from supernet_registry.clients.wire.resources import EpochMetrics, Phase, TasteResult
 from supernet_registry.search.errors import InvalidArgument
@@ -55,7 +55,7 @@ class Curve:
         """The curve of a stream's row; its label names the source and the OT distance unless given."""
         if label is None:
             parts = row.source.split("/")
-            label = f"← {parts[1]} v{parts[3]}, OT {row.ot_distance:.3g}" if len(parts) == 4 else row.source
+            label = f"← {parts[1]} v{parts[3]}, {ot(row.ot_distance)}".rstrip(", ") if len(parts) == 4 else row.source
         return cls.from_epochs(label, row.curve, warm=bool(row.source), taste_steps=row.taste_steps, tastes=row.tastes)
 
     @property

@@ -119,7 +119,7 @@ def _label(version: SupernetVersion) -> tuple[str, str]:
     _, supernet, _, number = version.name.split("/")
     metrics = version.metrics
     figures = f"supernet {metrics.test_accuracy:.1%}" if metrics else "no metrics"
-    if metrics and version.child_blob:
+    if metrics and metrics.child_test_accuracy is not None:
         figures += f" · child {metrics.child_test_accuracy:.1%}"
     return f"{short(supernet, 28)} · v{number}", figures
 

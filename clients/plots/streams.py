@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supernet_registry.clients.plots._style import CHILD, GREY, INK, SCRATCH, WARM, figure, save, short, style, tidy
+from supernet_registry.clients.plots._style import CHILD, GREY, INK, SCRATCH, WARM, figure, ot, save, short, style, tidy
 from supernet_registry.clients.plots.curves import Curve, CurvePanel, learning_curves
 from supernet_registry.clients.streams.results import StreamResult, StreamRow
 from supernet_registry.search.errors import InvalidArgument
@@ -159,7 +159,7 @@ def _draw_cost(axes: Any, place: int, row: StreamRow, scratch: StreamRow | None)
     if scratch is not None:
         axes.plot(scratch.steps, place, "|", color=INK, markersize=13, markeredgewidth=2, zorder=3)
     end = max(row.steps, scratch.steps if scratch is not None else 0)
-    source = f"← {short(_version(row.source), 30)}  (OT {row.ot_distance:.3g})" if row.source else "scratch"
+    source = f"← {short(_version(row.source), 30)}  {ot(row.ot_distance)}".rstrip() if row.source else "scratch"
     axes.annotate(source, (end, place), (7, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from supernet_registry.clients.plots._style import CHILD, GREY, SCRATCH, WARM, figure, save, short, style, tidy
+from supernet_registry.clients.plots._style import CHILD, GREY, SCRATCH, WARM, figure, ot, save, short, style, tidy
 from supernet_registry.clients.wire.resources import SourceDecision, TasteResult
 from supernet_registry.search.errors import InvalidArgument
 
@@ -53,7 +53,7 @@ def taste_curves(decision: SourceDecision, path: str | Path, *, title: str = "")
 
 def _draw(axes: Any, taste: TasteResult, colour: str) -> None:
     parts = taste.version.split("/")
-    name = f"{short(parts[1], 24)} v{parts[3]}, OT {taste.ot_distance:.3g}" if len(parts) == 4 else "scratch"
+    name = f"{short(parts[1], 24)} v{parts[3]}, {ot(taste.ot_distance)}".rstrip(", ") if len(parts) == 4 else "scratch"
     axes.plot(
         taste.steps,
         [100 * accuracy for accuracy in taste.val_accuracies],

@@ -284,12 +284,12 @@ def test_a_result_becomes_json_values() -> None:
 def test_importing_the_plots_imports_no_matplotlib_and_lacking_it_is_said_with_the_remedy(tmp_path: Path) -> None:
     code = """
 import sys
-import supernet_registry.clients.plots
+from supernet_registry.clients import plots
 print("matplotlib" in sys.modules)
 sys.modules["matplotlib"] = None
 from supernet_registry.search.errors import OptionalDependency
 try:
-    clients.plots.learning_curves([clients.plots.CurvePanel("t", ())], "x.png")
+    plots.learning_curves([plots.CurvePanel("t", ())], "x.png")
 except OptionalDependency as error:
     print(error.remedy)
 """

@@ -148,7 +148,7 @@ def _decision_row(row: StreamRow, names: dict[str, str], compared: Comparison | 
         row.task,
         names.get(row.source, row.source) or "scratch",
         row.reason,
-        f"{row.ot_distance:.2f}" if row.source else "",
+        f"{row.ot_distance:.2f}" if row.ot_distance is not None else "",
         str(row.steps),
         str(row.taste_steps),
         speed,
