@@ -16,7 +16,8 @@ from supernet_registry.search.spaces import make_space
 from supernet_registry.search.starts.contenders import Source
 from supernet_registry.search.starts.setup import SearchSetup
 from supernet_registry.search.starts.taste import taste_sources
-from supernet_registry.search.storage.container import read_header
+from supernet_registry.search.storage.container import canonical_json
+from supernet_registry.search.storage.weights import check_weights
 from supernet_registry.search.tasks import ImageDataset, TaskDerivation, derive, load_dataset
 from supernet_registry.search.training.data import load_data
 
@@ -72,7 +73,7 @@ def blunt(weights: bytes) -> bytes:
     for name, tensor in tensors.items():
         if tensor.dim() == 4:
             tensors[name] = tensor[:1].expand_as(tensor).contiguous()
-    return save(tensors, {"supernet": read_header(weights).metadata["supernet"]})
+    return save(tensors, {"supernet": canonical_json(check_weights(weights).metadata)})
 
 
 @pytest.fixture(scope="module")
