@@ -57,7 +57,7 @@ def test_a_job_becomes_a_run(life: Life, publisher: Publisher, embedded: MlflowC
     assert job.end_time is not None
     assert run.info.start_time == round(job.create_time.timestamp() * 1000)
     assert run.info.end_time == round(job.end_time.timestamp() * 1000)
-    params = {"dataset": job.dataset, "epochs": "3", "seed": "7", "recipe.horizontal_flip": "true"}
+    params = {"dataset": job.dataset, "recipe.epochs": "3", "seed": "7", "recipe.horizontal_flip": "true"}
     params |= {"space.family": SPACE.family, "space.channels": "4"}
     assert params.items() <= run.data.params.items()
     tags = {
