@@ -116,7 +116,17 @@ class Life:
             child_blob=self.catalog.blobs.put(child) if child else "",
             genotype=GENOTYPE,
             transfer_mode=TransferMode.WEIGHTS_AND_ALPHAS if source else TransferMode.SCRATCH,
-            metrics=Metrics(val_accuracy=0.875, test_accuracy=0.75, alpha_entropy=1.25, skip_count=1),
+            metrics=Metrics(
+                val_accuracy=0.875,
+                test_accuracy=0.75,
+                child_test_accuracy=0.8125,
+                child_parameters=1000,
+                child_macs=5000,
+                child_single_seconds=0.25,
+                child_batch_seconds=0.5,
+                alpha_entropy=1.25,
+                skip_count=1,
+            ),
             cost=Cost(search_steps=30, taste_steps=4, search_seconds=1.5, device="cpu"),
         )
         return self.catalog.write_back.complete(lease.job, lease.fence, draft)[0]
@@ -161,6 +171,7 @@ def _epoch(epoch: int) -> EpochMetrics:
         epochs=100,
         steps=10 * epoch,
         train_loss=1.0 / (1 + epoch),
+        val_loss=2.0 / (1 + epoch),
         val_accuracy=epoch / 1000,
         alpha_entropy=1.5,
         skip_count=1,
