@@ -25,8 +25,9 @@ from supernet_registry.search.training.recording import PATIENCE, CudaGraphs, Gr
 from supernet_registry.search.training.runtime import Runtime
 from tests.tiny_search import tiny_dataset, tiny_space
 
-SPACE = tiny_space()
-PARTIAL = replace(tiny_space(), partial_channels=2)
+SPACE = replace(tiny_space(), operations=("none", "nor_conv_3x3", "avg_pool_3x3"))
+"""One convolution: a trace takes seconds, and is as long as the space is large."""
+PARTIAL = replace(SPACE, partial_channels=2)
 RECIPE = replace(Recipe.for_space(SPACE), batch_size=16, epochs=4, alpha_every=1)
 STEPS = PATIENCE + 8
 GENOTYPE = Network(SPACE, 2, generator=make_generator(0, "net")).derive()
@@ -146,7 +147,7 @@ def test_inputs_of_another_shape_are_recorded_by_themselves():
 
 def test_a_generalist_is_not_recorded(trace):
     """Its head is another one from step to step."""
-    recipe = replace(RECIPE, epochs=30, patience=30)
+    recipe = replace(RECIPE, epochs=9, patience=9)
     runtime = Runtime.on("cpu", record=trace)
     result = pretrain_generalist([tiny_dataset(1), tiny_dataset(2)], SPACE, recipe, runtime=runtime).result
     assert result.search_steps > 2 * PATIENCE
