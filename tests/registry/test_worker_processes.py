@@ -83,7 +83,7 @@ def connect() -> Iterator[Callable[[str], RegistryClient]]:
     clients: list[RegistryClient] = []
 
     def make(address: str) -> RegistryClient:
-        clients.append(RegistryClient(address))
+        clients.append(RegistryClient(address, timeout_s=120.0))
         return clients[-1]
 
     yield make
